@@ -1,0 +1,154 @@
+"""Settings of an inspector."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from .errors import ConfigError
+from .fields import REDACT, FieldPolicy
+
+__all__ = ["Config"]
+
+_PREFIX = "ASYNC_INSPECT_"
+_log = logging.getLogger("asyncinspect.internal")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What an inspector keeps. Nothing here changes a counter: metrics are never sampled, and limits only thin out
+    details, each loss being counted in `async_inspect_dropped_total`.
+
+    sampling_rate: keep the details of 1 in so many traces, as whole traces (1 keeps all). A fraction such as 0.01 is
+        read as 1 in 100. Failed tasks and those slower than `slow_task` are always kept.
+    max_tasks: finished tasks retained. None: no limit.
+    max_events: timeline entries retained. None: no limit.
+    max_names: span names counted apart; later ones count under "_other_". None: no limit.
+    track_polls, track_wakes: keep each poll and wake in the timelines (they are counted in any case).
+    capture_fields: keep the spans' fields.
+    max_field_length: characters of one field's text.
+    redact: parts of field names, in any case, whose values never leave the span.
+    slow_poll: seconds from which one step of a coroutine is a long one.
+    slow_task: seconds from which a task is slow.
+    metrics_port: TCP port of the metrics server, 0 for any free one.
+    """
+
+    sampling_rate: float = 1
+    max_tasks: int | None = 1000
+    max_events: int | None = 10_000
+    max_names: int | None = 1000
+    track_polls: bool = True
+    track_wakes: bool = True
+    capture_fields: bool = True
+    max_field_length: int = 1024
+    redact: tuple[str, ...] = REDACT
+    slow_poll: float = 0.1
+    slow_task: float = 1.0
+    metrics_port: int = 9090
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError, naming the setting, its value and the fix."""
+        object.__setattr__(self, "sampling_rate", _one_in(self.sampling_rate))
+        for name in ("max_tasks", "max_events", "max_names"):
+            _check_limit(name, getattr(self, name), optional=True)
+        _check_limit("max_field_length", self.max_field_length, optional=False)
+        for name in ("slow_poll", "slow_task"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                raise ConfigError(f"{name}={value!r} is not a number of seconds above 0; write for example {name}=0.1")
+        for name in ("track_polls", "track_wakes", "capture_fields"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name}={getattr(self, name)!r} is not a truth value; write True or False")
+        if isinstance(self.redact, str) or not all(isinstance(part, str) and part for part in self.redact):
+            raise ConfigError(f'redact={self.redact!r} is not a tuple of names; write for example redact=("password",)')
+        object.__setattr__(self, "redact", tuple(self.redact))
+        port = self.metrics_port
+        if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+            raise ConfigError(f"metrics_port={port!r} is not a TCP port; write a number from 0 to 65535")
+
+    @classmethod
+    def production(cls) -> Config:
+        """Details of 1 in 100 traces, 1,000 events, 500 tasks."""
+        return cls(sampling_rate=100, max_events=1000, max_tasks=500)
+
+    @classmethod
+    def development(cls) -> Config:
+        """Everything, 10,000 events, 1,000 tasks."""
+        return cls(sampling_rate=1, max_events=10_000, max_tasks=1000)
+
+    @classmethod
+    def debug(cls) -> Config:
+        """Everything, without limits on tasks and events: memory grows with the number of tasks."""
+        return cls(sampling_rate=1, max_events=None, max_tasks=None)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Config:
+        """The preset named by ASYNC_INSPECT_PRESET (production, development or debug; else the defaults) with each
+        setting that ASYNC_INSPECT_<SETTING> gives: numbers as they are, `none` for no limit, yes/no, and a list
+        with commas for REDACT.
+
+        Raises ConfigError for a value that cannot be read. A variable with our prefix that names no setting is
+        logged, since it is likely a misspelt one.
+        """
+        env = os.environ if environ is None else environ
+        preset = env.get(_PREFIX + "PRESET", "").strip().lower()
+        presets = {"": cls, "production": cls.production, "development": cls.development, "debug": cls.debug}
+        if preset not in presets:
+            raise ConfigError(f"{_PREFIX}PRESET={preset!r} is no preset; write production, development or debug")
+        known = {_PREFIX + f.name.upper(): f.name for f in fields(cls)}
+        values: dict[str, Any] = {}
+        for variable, text in env.items():
+            if variable in known:
+                values[known[variable]] = _read(variable, known[variable], text.strip())
+            elif variable.startswith(_PREFIX) and variable != _PREFIX + "PRESET":
+                _log.warning("%s names no setting; the settings are %s", variable, ", ".join(sorted(known)))
+        try:
+            return replace(presets[preset](), **values)
+        except ConfigError as error:
+            raise ConfigError(f"in the environment ({_PREFIX}…): {error}") from None
+
+    def field_policy(self) -> FieldPolicy:
+        return FieldPolicy(capture=self.capture_fields, max_length=self.max_field_length, redact=self.redact)
+
+
+def _one_in(rate: float) -> int:
+    if isinstance(rate, int | float) and not isinstance(rate, bool) and math.isfinite(rate):
+        if 0 < rate < 1:
+            return round(1 / rate)
+        if rate >= 1 and rate == int(rate):
+            return int(rate)
+    raise ConfigError(
+        f"sampling_rate={rate!r} is neither a whole number N (1 in N traces) nor a fraction between 0 and 1; "
+        "write for example sampling_rate=100 or 0.01"
+    )
+
+
+def _check_limit(name: str, value: Any, *, optional: bool) -> None:
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        none = ", or None for no limit" if optional else ""
+        raise ConfigError(f"{name}={value!r} is not a limit; write a whole number of at least 1{none}")
+
+
+def _read(variable: str, name: str, text: str) -> Any:
+    default = getattr(Config(), name)
+    lowered = text.lower()
+    if isinstance(default, bool):
+        if lowered in ("1", "true", "yes", "on"):
+            return True
+        if lowered in ("0", "false", "no", "off"):
+            return False
+        raise ConfigError(f"{variable}={text!r} is not a truth value; write 1 or 0")
+    if isinstance(default, tuple):
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    if lowered == "none" and name in ("max_tasks", "max_events", "max_names"):
+        return None
+    try:
+        return float(text) if "." in text or "e" in lowered else int(text)
+    except ValueError:
+        raise ConfigError(f"{variable}={text!r} is not a number") from None

@@ -1,0 +1,37 @@
+"""How the library speaks of its own troubles: once each, through the logger "asyncinspect.internal", and never into
+the application.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+
+__all__ = ["log", "troubles", "warn_once"]
+
+log = logging.getLogger("asyncinspect.internal")
+
+#: How often each kind of trouble happened, told or not.
+troubles: Counter[str] = Counter()
+
+_MAX_TOLD = 1000
+_told: set[str] = set()
+_speaking = threading.local()
+
+
+def warn_once(kind: str, subject: str, message: str, *args: object, exc_info: bool = False) -> None:
+    """Count a trouble of this kind, and log the first one about `subject`. Raises nothing."""
+    troubles[kind] += 1
+    key = f"{kind} {subject}"
+    if key in _told or len(_told) >= _MAX_TOLD or getattr(_speaking, "now", False):
+        return
+    _told.add(key)
+    _speaking.now = True
+    try:
+        log.warning(message, *args, exc_info=exc_info)
+    except Exception:
+        # A handler of the application's that raises has no say in what the application sees of us.
+        troubles["warning not logged"] += 1
+    finally:
+        _speaking.now = False

@@ -1,0 +1,128 @@
+"""The open spans of the process, by owner.
+
+An owner is a driver, an asyncio (or trio) task that nobody drives, or a thread outside any task. Its innermost open
+span is kept here, and the others hang below that one. Keys are ids of objects, so that nothing is kept alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import itertools
+import sys
+import weakref
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from . import process
+from .steps import stepping
+
+if TYPE_CHECKING:
+    from .spans import Span
+
+__all__ = ["close_collected", "end_all", "open_of", "open_spans", "pending", "pending_numbers", "running_spans"]
+
+#: Innermost open span by owner: id of the driver's `Steps`, id of the task, or minus the thread id.
+open_of: Final[dict[int, Span]] = {}
+#: Spans of tasks that were created and not yet stepped, by number.
+pending: Final[dict[int, Span]] = {}
+
+
+def pending_numbers() -> list[int]:
+    return list(pending)
+
+
+def open_spans() -> Iterator[Span]:
+    """Every open, heard span of the process, innermost first within its owner."""
+    for top in list(open_of.values()):
+        current: Span | None = top
+        while current is not None:
+            yield current
+            current = current._below
+
+
+def running_spans() -> list[Span]:
+    """The open spans whose coroutine is being stepped at this moment, in any thread, and those outside any task.
+
+    At most a few, whatever the number of open spans: it costs the same with ten as with a million.
+    """
+    tops: list[Span | None] = [open_of.get(steps.key) for steps in list(stepping.values()) if steps.started]
+    tops += [open_of.get(id(task)) for task in _tasks_running()]
+    tops += [open_of.get(-ident) for ident in sys._current_frames()]
+    running: list[Span] = []
+    for top in tops:
+        while top is not None:
+            running.append(top)
+            top = top._below
+    return running
+
+
+def _tasks_running() -> list[Any]:
+    """The asyncio task of each thread's loop that is being stepped now."""
+    running = getattr(asyncio.tasks, "_current_tasks", None)
+    if sys.version_info < (3, 14) and running is not None:
+        return list(dict(running).values())
+    return [task for task in (asyncio.current_task(loop) for loop in list(_loops)) if task is not None]
+
+
+# Loops met, where asyncio itself does not tell which ones there are (3.14).
+_loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+
+
+def other_task() -> Any:
+    """The task of another framework than asyncio, or None."""
+    trio = sys.modules.get("trio")
+    if trio is None:
+        return None
+    try:
+        return trio.lowlevel.current_task()
+    except (RuntimeError, AttributeError):
+        return None
+
+
+def close_collected(at_most: int) -> None:
+    """End, as abandoned, spans whose task was collected without leaving them: entered by hand, never exited.
+
+    Looks at the oldest `at_most` owners. Those closed by GeneratorExit have ended by themselves.
+    """
+    for top in _oldest(at_most):
+        owner = top._owner
+        if owner is not None and owner() is None:
+            end_all(top, "abandoned")
+
+
+def _oldest(at_most: int) -> list[Span]:
+    while True:
+        try:
+            return list(itertools.islice(open_of.values(), at_most))
+        except RuntimeError:  # another thread began or ended a span meanwhile
+            continue
+
+
+def end_all(top: Span | None, outcome: str) -> None:
+    """End a span and those of its owner that are open around it, innermost first."""
+    while top is not None:
+        below = top._below
+        if top.outcome is None:
+            top._token = None
+            audience = top._audience
+            if audience is not None:
+                top._end(audience, audience.clock.monotonic_ns(), None, outcome)
+        top = below
+
+
+def _at_exit() -> None:
+    for top in list(open_of.values()):
+        end_all(top, "interrupted")
+
+
+def _after_fork() -> None:
+    """The spans that were open belong to the parent process, which will tell how they end."""
+    for opened in open_spans():
+        opened._audience = None
+    open_of.clear()
+    stepping.clear()
+
+
+atexit.register(_at_exit)
+process.after_fork(_after_fork)

@@ -1,0 +1,65 @@
+"""Who this process is: its pid, the counter behind its span ids, and the counter that numbers its records.
+
+A span's number is its id. Numbers are 63 bit: a random base for the process, then counting up; never reused, and never
+zero. A record takes its `seq` when it is made for somebody to see.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["after_fork", "new_number", "new_seq", "pid", "span_id", "trace_high", "trace_id"]
+
+pid: int
+trace_high: int
+#: The next number, and the next seq. A fork replaces both, so call them through the module.
+new_number: Callable[[], int]
+new_seq: Callable[[], int]
+
+_after_fork: list[Any] = []
+
+
+def _begin() -> None:
+    global pid, trace_high, new_number, new_seq
+    pid = os.getpid()
+    trace_high = secrets.randbits(64) | 1
+    new_number = itertools.count(secrets.randbits(62) + (1 << 61)).__next__
+    new_seq = itertools.count(1).__next__
+
+
+def span_id(number: int) -> str:
+    """16 hex digits."""
+    return f"{number:016x}"
+
+
+def trace_id(trace: int | str) -> str:
+    """32 hex digits: of a trace begun here (the number of its root span), or one that came with a traceparent."""
+    return trace if isinstance(trace, str) else f"{trace_high:016x}{trace:016x}"
+
+
+def after_fork(method: Callable[[], None]) -> None:
+    """Call `method` in the child of a fork, after pid and numbers have changed, in the order of registration.
+
+    A bound method's object is held weakly.
+    """
+    _after_fork.append(weakref.WeakMethod(method) if hasattr(method, "__self__") else (lambda: method))
+
+
+def _in_child() -> None:
+    _begin()
+    for reference in list(_after_fork):
+        method = reference()
+        if method is None:
+            _after_fork.remove(reference)
+        else:
+            method()
+
+
+_begin()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

@@ -1,0 +1,343 @@
+"""Who hears a span: the way from a logger to the handlers on its path.
+
+The protocol's rules: a lifecycle record reaches every handler that accepts spans, whatever the levels; it reaches
+ordinary handlers as the level rules allow; and who hears a span is decided once, when it begins, until it ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+from . import clock
+from .diagnostics import troubles, warn_once
+from .fields import FieldPolicy
+from .records import LEVELS, TRACE, SpanRecord
+
+if TYPE_CHECKING:
+    from .spans import Span
+
+__all__ = ["DEFAULT_POLICY", "Audience", "Clock", "Listener", "Route", "delivering", "report", "route_of"]
+
+
+class Clock(Protocol):
+    """A source of monotonic time in ns, such as the module `clock`."""
+
+    def monotonic_ns(self) -> int: ...
+
+
+class Listener(NamedTuple):
+    """How a handler hears of spans of this process without a record for each of them. The calls must be quick, never
+    raise, and be safe in any thread and in a finaliser.
+
+    `begun(span)`: the span begins. `ended(span)`: it is over. `settle()`: called now and then after an end, for what
+    takes longer.
+    """
+
+    begun: Callable[[Any], None]
+    ended: Callable[[Any], None]
+    settle: Callable[[], None]
+    clock: Clock
+
+
+DEFAULT_POLICY: Final = FieldPolicy()
+
+
+class _Delivering(threading.local):
+    """True while a record is being delivered in this thread: a span begun inside a handler must not be heard."""
+
+    now = False
+
+
+delivering = _Delivering()
+
+
+class Audience:
+    """Those who hear a span.
+
+    `begun`, `ended`, `settle`: see `Listener`; they do nothing where nobody listens that way.
+    `accepting`: all handlers that accept spans. `receivers`: handlers that get records.
+    `steps`: those handlers that get the records of single steps too (level TRACE); empty when those are off. `policy`: what the fields must go through.
+    """
+
+    __slots__ = ("accepting", "begun", "clock", "ended", "logger_name", "policy", "receivers", "settle", "steps")
+
+    def __init__(
+        self,
+        listeners: Sequence[Listener],
+        accepting: tuple[logging.Handler, ...],
+        receivers: tuple[logging.Handler, ...],
+        steps: tuple[logging.Handler, ...],
+        policy: FieldPolicy,
+        logger_name: str,
+    ) -> None:
+        self.begun = _chorus([listener.begun for listener in listeners])
+        self.ended = _chorus([listener.ended for listener in listeners])
+        self.settle = _chorus([listener.settle for listener in listeners])
+        # A listener with a clock of its own (a test's) sets the time for the spans that it hears.
+        self.clock: Clock = next((x.clock for x in listeners if x.clock is not clock), clock)
+        self.accepting = accepting
+        self.receivers = receivers
+        self.steps = steps
+        self.policy = policy
+        self.logger_name = logger_name
+
+    def narrowed(self, record: SpanRecord) -> Audience:
+        """The audience of one span after its first record has been delivered: handlers whose filters refused it are
+        not asked again and hear no more of the span.
+        """
+        step = LEVELS[record.kind] == TRACE
+        heard = tuple(
+            handler
+            for handler in self.receivers
+            if _deliver(handler, record, first=True, silent=step and handler not in self.steps)
+        )
+        refused = [handler for handler in self.receivers if handler not in heard]
+        if not refused:
+            return self
+        steps = tuple(handler for handler in self.steps if handler not in refused)
+        accepting = tuple(handler for handler in self.accepting if handler not in refused)
+        narrowed = Audience((), accepting, heard, steps, self.policy, self.logger_name)
+        for name in ("begun", "ended", "settle", "clock"):
+            setattr(narrowed, name, getattr(self, name))
+        return narrowed
+
+    def receive(self, record: SpanRecord) -> None:
+        """Deliver a later record of a span to its audience."""
+        for handler in self.steps if LEVELS[record.kind] == TRACE else self.receivers:
+            _deliver(handler, record, first=False)
+
+
+    def annotate(self, record: logging.LogRecord) -> None:
+        """Deliver an ordinary record to every handler that hears of the span."""
+        for handler in dict.fromkeys(self.accepting + self.receivers):
+            _deliver(handler, record, first=True)
+
+
+def _nobody(span: object = None) -> None:
+    pass
+
+
+def _deliver(handler: logging.Handler, record: logging.LogRecord, *, first: bool, silent: bool = False) -> bool:
+    """Hand a record over, or only ask the filters (`silent`). Returns whether they let it pass. Raises nothing."""
+    if delivering.now:
+        return False
+    delivering.now = True
+    try:
+        if type(handler).handle is not logging.Handler.handle:
+            if not silent:
+                handler.handle(record)
+            return True
+        if first:
+            # Since 3.12 a filter may return another record in place of the one that it was given.
+            verdict: Any = handler.filter(record)
+            if not verdict:
+                return False
+            if isinstance(verdict, logging.LogRecord):
+                record = verdict
+        if silent:
+            return True
+        handler.acquire()
+        try:
+            handler.emit(record)
+        finally:
+            handler.release()
+    except Exception as error:
+        report(handler, record, error)
+    finally:
+        delivering.now = False
+    return True
+
+
+def report(handler: logging.Handler, record: logging.LogRecord, error: Exception) -> None:
+    """An error while a record was handled: once to the handler's own `handleError`, counted every time.
+
+    Called inside the `except` clause, since `handleError` looks at the exception being handled.
+    """
+    kind = f"handler {type(handler).__qualname__} raised {type(error).__qualname__}"
+    troubles[kind] += 1
+    if troubles[kind] == 1:
+        try:
+            handler.handleError(record)
+        except Exception:
+            troubles["handleError raised"] += 1
+
+
+def accepts_spans(handler: logging.Handler) -> bool:
+    """Whether a handler wants lifecycle records whatever the levels.
+
+    A queue handler that knows its listener (as `dictConfig` makes it since Python 3.12) does when all handlers behind
+    the listener do; on others, set `accepts_spans = True`.
+    """
+    accepts = getattr(handler, "accepts_spans", None)
+    if accepts is None:
+        behind = getattr(getattr(handler, "listener", None), "handlers", ())
+        return bool(behind) and all(getattr(h, "accepts_spans", False) for h in behind)
+    return bool(accepts)
+
+
+class Route:
+    """The path from one logger up to the root, with the audience found there and what it was found from."""
+
+    __slots__ = ("_audience", "_disabled", "_enabled", "_filters", "_seen", "logger")
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self.logger = logger
+        self._audience: Audience | None = None
+        # What was seen when the audience was worked out: per logger on the path a copy of its list of handlers, and
+        # whether it hands records on. The lists are compared, not trusted: logging changes them in place and tells
+        # nobody. Levels need no look: logging forgets `Logger._cache` with every change of a level anywhere.
+        self._seen: tuple[tuple[logging.Logger, list[logging.Handler], bool], ...] | None = None
+        self._filters: tuple[list[Any], ...] = ()
+        self._enabled: bool | None = None
+        self._disabled = False
+
+    def audience(self) -> Audience | None:
+        """Who hears a span that begins now, or None."""
+        seen = self._seen
+        own = self.logger
+        if seen is None or own.disabled is not self._disabled or own._cache.get(10) is not self._enabled:  # type: ignore[attr-defined]
+            return self._look()
+        for logger, handlers, propagate in seen:
+            if logger.handlers != handlers or logger.propagate is not propagate:
+                return self._look()
+        for filters in self._filters:
+            if filters:
+                return self._look()
+        return self._audience
+
+    def _look(self) -> Audience | None:
+        own = self.logger
+        seen = []
+        path: list[logging.Handler] = []
+        node: logging.Logger | None = own
+        while node is not None:
+            seen.append((node, list(node.handlers), node.propagate))
+            path.extend(handler for handler in node.handlers if handler not in path)
+            node = node.parent if node.propagate else None
+        debug, trace = own.isEnabledFor(logging.DEBUG), own.isEnabledFor(TRACE)
+        self._seen = tuple(seen)
+        self._disabled = own.disabled
+        self._enabled = own._cache.get(logging.DEBUG)  # type: ignore[attr-defined]
+
+        listeners: list[Listener] = []
+        accepting: list[logging.Handler] = []
+        receivers: list[logging.Handler] = []
+        steps: list[logging.Handler] = []
+        policies: list[FieldPolicy] = []
+        ordinary = False
+        # A filter set on the logger later must be noticed too; while there is one, everybody gets records to filter.
+        filters: list[list[Any]] = [own.filters]
+        for handler in path:
+            if accepts_spans(handler):
+                accepting.append(handler)
+                listener = None if own.filters else _listener(handler)
+                if listener is None:
+                    receivers.append(handler)
+                else:
+                    filters.append(handler.filters)
+                    if listener not in listeners:
+                        listeners.append(listener)
+                policy = getattr(handler, "field_policy", None)
+                if isinstance(policy, FieldPolicy):
+                    policies.append(policy)
+                if trace:
+                    steps.append(handler)
+            elif debug:
+                ordinary = True
+                if handler.level <= logging.DEBUG:
+                    receivers.append(handler)
+                    if trace and handler.level <= TRACE:
+                        steps.append(handler)
+        if ordinary:
+            # The level of each ordinary handler counts now, and to watch them all costs as much as to look again.
+            self._seen = None
+        self._filters = tuple(filters)
+        if own.filters and receivers:
+            # A filter on the logger has its say like one on a handler: once, on the span's first record.
+            receivers = [_Filtered(own, handler) for handler in receivers]
+            steps = [_Filtered(own, handler) for handler in steps]
+        if not listeners and not receivers:
+            self._audience = None
+            return None
+        policy = policies[0] if policies else DEFAULT_POLICY
+        for other in policies[1:]:
+            policy = policy.merge(other)
+        self._audience = Audience(
+            listeners,
+            tuple(accepting),
+            tuple(receivers),
+            tuple(steps),
+            policy,
+            own.name,
+        )
+        return self._audience
+
+
+class _Filtered(logging.Handler):
+    """A handler behind the filters of the logger that its records come through."""
+
+    def __init__(self, logger: logging.Logger, handler: logging.Handler) -> None:
+        # Not Handler.__init__: that would enter this one in logging's list of handlers to be flushed at exit.
+        logging.Filterer.__init__(self)
+        self.level = handler.level
+        self.lock = None
+        self._logger = logger
+        self._handler = handler
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Filtered) and other._handler is self._handler and other._logger is self._logger
+
+    def __hash__(self) -> int:
+        return hash(self._handler)
+
+    def filter(self, record: logging.LogRecord) -> Any:
+        return self._logger.filter(record) and self._handler.filter(record)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        handler = self._handler
+        handler.acquire()
+        try:
+            handler.emit(record)
+        finally:
+            handler.release()
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        self._handler.handleError(record)
+
+
+def _listener(handler: logging.Handler) -> Listener | None:
+    """The handler's way to hear of spans without records, if it has one just now."""
+    span_listener = getattr(handler, "span_listener", None)
+    return span_listener() if callable(span_listener) else None
+
+
+def _chorus(calls: list[Callable[..., None]]) -> Callable[..., None]:
+    """One callable for all of them."""
+    if not calls:
+        return _nobody
+    if len(calls) == 1:
+        return calls[0]
+    together = tuple(calls)
+
+    def call_all(*told: Span) -> None:
+        for call in together:
+            call(*told)
+
+    return call_all
+
+
+_routes: dict[logging.Logger, Route] = {}
+
+
+def route_of(logger: logging.Logger) -> Route:
+    """The route that begins at `logger`; one for each, kept (loggers live as long as the process)."""
+    route = _routes.get(logger)
+    if route is None:
+        if not isinstance(logger, logging.Logger):
+            warn_once("bad logger", type(logger).__qualname__, "span(logger=%r): not a logger; using the default", logger)
+            return route_of(logging.getLogger("asyncinspect"))
+        route = _routes[logger] = Route(logger)
+    return route

@@ -1,0 +1,82 @@
+"""Which records of a process have been seen: exact, in memory that does not grow with their number."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import Final
+
+__all__ = ["Seen"]
+
+#: Runs of numbers kept. With more holes than that the oldest are given up, and what is older counts as seen before.
+MAX_RUNS: Final = 32_768
+
+
+class Seen:
+    """A set of numbers that mostly come one after the other, stored as runs of neighbours.
+
+    `high` is the end of the run that grows just now; a caller in a hurry may extend it by one itself.
+    """
+
+    __slots__ = ("_forgotten", "_highs", "_low", "_lows", "high")
+
+    def __init__(self) -> None:
+        self._low = 0
+        self.high = -1
+        # The other runs, in order; none of them touches another.
+        self._lows: list[int] = []
+        self._highs: list[int] = []
+        self._forgotten = -1
+
+    def add(self, number: int) -> bool:
+        """Note a number; returns False where it was there already."""
+        if number == self.high + 1:
+            self.high = number
+            return True
+        if self._low <= number <= self.high or number <= self._forgotten:
+            return False
+        # The current run takes its place among the others, and the number opens the next.
+        lows, highs = self._lows, self._highs
+        self._insert(self._low, self.high)
+        place = bisect_right(lows, number) - 1
+        if place >= 0 and number <= highs[place]:
+            self._low, self.high = lows.pop(), highs.pop()
+            return False
+        self._insert(number, number)
+        # The highest run is the one that most likely grows next.
+        self._low, self.high = lows.pop(), highs.pop()
+        if len(lows) > MAX_RUNS:
+            self._forgotten = highs[MAX_RUNS // 2]
+            del lows[: MAX_RUNS // 2 + 1], highs[: MAX_RUNS // 2 + 1]
+        return True
+
+    def __contains__(self, number: int) -> bool:
+        if self._low <= number <= self.high or number <= self._forgotten:
+            return True
+        place = bisect_right(self._lows, number) - 1
+        return place >= 0 and number <= self._highs[place]
+
+    def _insert(self, low: int, high: int) -> None:
+        """Put a run in its place, joined with its neighbours where it touches them."""
+        if high < low:
+            return
+        lows, highs = self._lows, self._highs
+        place = bisect_right(lows, low)
+        if place and highs[place - 1] == low - 1:
+            place -= 1
+            highs[place] = high
+        else:
+            lows.insert(place, low)
+            highs.insert(place, high)
+        if place + 1 < len(lows) and lows[place + 1] == highs[place] + 1:
+            highs[place] = highs.pop(place + 1)
+            del lows[place + 1]
+
+    def runs(self) -> list[tuple[int, int]]:
+        """All runs (first, last), in order."""
+        found = list(zip(self._lows, self._highs, strict=True))
+        if self.high >= self._low:
+            found.append((self._low, self.high))
+        return sorted(found)
+
+    def __sizeof__(self) -> int:
+        return object.__sizeof__(self) + (self._lows.__sizeof__() + self._highs.__sizeof__()) * 5

@@ -1,0 +1,609 @@
+"""Spans: a piece of work with a name, a beginning and an end, current in a context variable while it lasts.
+
+A span knows the logging path that hears of it, and nothing of what stands behind that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import sys
+import weakref
+from _thread import get_ident
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import CodeType, TracebackType
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
+
+from . import process
+from .diagnostics import warn_once
+from .fields import error_of
+from .opened import open_of, other_task, pending
+from .records import SpanRecord
+from .routing import DEFAULT_POLICY, Audience, Route, delivering, route_of
+from .steps import FIRST_BOUND, Steps, Tally, count_slow, stepping
+from .traceparent import format_traceparent, parse_parent
+
+__all__ = ["LOGGER", "Misuse", "Span", "Stepped", "annotate", "current_span", "enter_spawned", "span", "spawn"]
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+#: The span logger: its handlers, and those above it, hear of the spans that name no logger of their own.
+LOGGER: Final = logging.getLogger("asyncinspect")
+
+_current: contextvars.ContextVar[Span | None] = contextvars.ContextVar("asyncinspect_span", default=None)
+_default_route: Final = route_of(LOGGER)
+_weak = weakref.ref
+_running_loop = asyncio._get_running_loop
+
+if sys.version_info >= (3, 12):
+    _current_task = asyncio.current_task
+else:
+    # current_task() is written in Python before 3.12, and looks up the running loop, a system call, a second time.
+    _current_task = asyncio.tasks._current_tasks.get
+
+
+class _Inherit:
+    """The parent is the span that is current."""
+
+    def __repr__(self) -> str:
+        return "<the current span>"
+
+
+_INHERIT: Final = _Inherit()
+
+
+class Span:
+    """One task: from enter to exit. Use it as a (sync or async) context manager, or as a decorator.
+
+    name: text; the metric label, so keep it to a bounded set and put what varies into fields.
+    logger: a stdlib or structlog logger whose handlers or processors hear of the span. Default: "asyncinspect".
+    parent: a Span, a traceparent header, a mapping with one (such as request headers), or None for a new root;
+        by default the span that is current.
+    links: spans, or their ids, that this one has to do with.
+    fields: any further keywords, kept as the span's own data. Values are cut and secrets redacted on enter.
+
+    Entering and leaving raise nothing and change nothing for the code inside, but for `current_span()`.
+    """
+
+    name: str
+    fields: dict[str, Any]
+    links: tuple[str, ...]
+    number: int
+    trace: int | str
+    parent_number: int
+    thread: int
+    entered_at: int
+    exited_at: int
+    outcome: str | None
+    error: Mapping[str, Any]
+    tally: Tally | None
+    steps: Steps | None
+    _audience: Audience | None
+    _below: Span | None
+    _key: int
+    _owner: weakref.ref[Any] | None
+    _parent: Any
+    _route: Route
+    _token: contextvars.Token[Span | None] | None
+    _code: CodeType
+    _line: int
+    _parent_closed: bool
+    _spawned_at: int
+
+    # No defaults on the class and no dict: every slot that is not needed before enter is set there, because setting
+    # a slot is what most of a span's cost is made of.
+    __slots__ = (
+        "__weakref__",
+        "_audience",
+        "_below",
+        "_key",
+        "_owner",
+        "_parent",
+        "_route",
+        "_token",
+        "_code",
+        "_line",
+        "entered_at",
+        "error",
+        "exited_at",
+        "fields",
+        "links",
+        "name",
+        "number",
+        "outcome",
+        "_parent_closed",
+        "parent_number",
+        "_spawned_at",
+        "steps",
+        "tally",
+        "thread",
+        "trace",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        /,
+        *,
+        logger: Any = None,
+        parent: Any = _INHERIT,
+        links: Iterable[Span | str] = (),
+        **fields: Any,
+    ) -> None:
+        if name.__class__ is not str:
+            name = _name_of(name)
+        self.name = name
+        self.fields = fields
+        self.outcome = None
+        self.number = 0
+        self._token = None
+        self._parent = parent
+        self.links = () if links == () else _link_ids(links)
+        self._route = _default_route if logger is None else route_of(logger)
+
+    # -- enter and exit: the hot path -----------------------------------------------------------------------------
+
+    def __enter__(self) -> Span:
+        if self.number:
+            self._misused("entered twice")
+            return self
+        current = _current.get()
+        self._audience = audience = self._route.audience()
+        if audience is None or delivering.now:
+            # Nobody listens: be current, and cost as little as that.
+            self._audience = None
+            self.number = -1
+            self.outcome = "unheard"
+            self._below = current
+            self._token = _current.set(self)
+            return self
+        self.thread = ident = get_ident()
+        steps = stepping.get(ident)
+        self.entered_at = t = audience.clock.monotonic_ns()
+        if steps is not None and steps.started:
+            # Inside a step of a driver: the span is the driver's, and which task that is need not be asked.
+            self._key = key = steps.key
+            self._owner = None
+            self.tally = Tally(t)
+            self.steps = steps
+        else:
+            self.tally = self.steps = None
+            loop = _running_loop()
+            task = other_task() if loop is None else _current_task(loop)
+            if task is None:
+                self._key = key = -ident
+                self._owner = None
+            else:
+                self._key = key = id(task)
+                self._owner = _weak(task)
+        self._below = below = open_of.get(key)
+        self.number = number = process.new_number()
+        if current is below and self._parent is _INHERIT:
+            if current is None:
+                self.parent_number = 0
+                self.trace = number
+            else:
+                self.parent_number = current.number
+                self.trace = current.trace
+        else:
+            self._find_parent(current)
+        if self.fields:
+            self.fields = audience.policy.apply(self.fields)
+        open_of[key] = self
+        audience.begun(self)
+        if audience.receivers:
+            self._introduce(audience)
+        self._token = _current.set(self)
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        token = self._token
+        if token is None:
+            self._misused("exited twice" if self.number else "exited without being entered")
+            return
+        audience = self._audience
+        if audience is not None:
+            self._end(audience, audience.clock.monotonic_ns(), exc)
+        self._token = None
+        try:
+            _current.reset(token)
+        except (ValueError, RuntimeError):
+            _leave_context(self)
+
+    def _end(self, audience: Audience, t: int, exc: BaseException | None, outcome: str = "completed") -> None:
+        if exc is not None:
+            outcome = self._explain(exc)
+        self.exited_at = t if t > self.entered_at else self.entered_at
+        tally = self.tally
+        if tally is not None and self.steps.started:  # type: ignore[union-attr]
+            self._end_part(tally, t)
+        key = self._key
+        if open_of.get(key) is self:
+            below = self._below
+            if below is None:
+                del open_of[key]
+            else:
+                open_of[key] = below
+        else:
+            self._unlink()
+        self.outcome = outcome
+        audience.ended(self)
+        if audience.receivers:
+            audience.receive(SpanRecord(self, "exit", self.exited_at, audience.logger_name))
+        if not self.number & 63:
+            audience.settle()
+
+    # -- the rest ---------------------------------------------------------------------------------------------------
+
+    def _find_parent(self, current: Span | None) -> None:
+        """The cases that are not plain nesting within an owner: an explicit parent, a task spawned inside a span, and
+        a current span that is closed or unheard.
+        """
+        self.parent_number = 0
+        self.trace = self.number
+        parent = self._parent
+        if parent is None:
+            return
+        if parent is _INHERIT:
+            parent = current
+            # What a broken-off async generator left behind in its caller's context is no parent: it was this owner's
+            # and is over. The closed span of another owner is one: it is what this task was spawned in.
+            while parent is not None and (parent.number < 0 or (parent.outcome is not None and parent._key == self._key)):
+                parent = parent._below
+        elif isinstance(parent, str | bytes | Mapping):
+            found = parse_parent(parent)
+            if found is not None:
+                self.trace, self.parent_number = found
+            return
+        elif not isinstance(parent, Span):
+            warn_once("bad parent", self.name, "span(%r, parent=%r): neither a span nor a traceparent", self.name, type(parent))
+            return
+        if parent is not None and parent.number:
+            if parent.number < 0:
+                parent._number_now()
+            self.parent_number = parent.number
+            self.trace = parent.trace
+            self._parent_closed = parent.outcome is not None and parent.outcome != "unheard"
+
+    def _number_now(self) -> None:
+        """Give an unheard span the ids that somebody asks for."""
+        if self.number <= 0:
+            entered = self.number
+            self.number = process.new_number()
+            self.parent_number = 0
+            self.trace = self.number
+            parent = self._below if entered else None
+            if parent is not None and parent.number > 0:
+                self.parent_number, self.trace = parent.number, parent.trace
+
+    def _introduce(self, audience: Audience, kind: str = "enter") -> None:
+        """The first record, and with it the decision who hears of the span from now on."""
+        frame = sys._getframe(1)
+        while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_OWN):
+            frame = frame.f_back
+        self._code = frame.f_code
+        self._line = frame.f_lineno
+        record = SpanRecord(self, kind, self.spawned_at, audience.logger_name)
+        self._audience = audience.narrowed(record)
+        if self.steps is not None and self._audience.steps:
+            self.steps.traced = True
+
+    def _end_part(self, tally: Tally, t: int) -> None:
+        """Close the books on the part of the step going on in which the span was open."""
+        part = t - tally.part_from
+        if part > 0:
+            tally.busy += part
+            if part > tally.max_poll:
+                tally.max_poll = part
+        if part > FIRST_BOUND:
+            tally.slow_polls = count_slow(tally.slow_polls, part)
+
+    def _announce_steps(self, audience: Audience) -> None:
+        audience.begun(Stepped(self))
+
+    def end_unstarted(self) -> None:
+        """End the span of a task that was collected before its first step."""
+        if enter_spawned(self, 0) is not None:
+            audience = self._audience
+            assert audience is not None
+            self._token = None
+            self._end(audience, self.entered_at, None, "abandoned")
+
+    def _unlink(self) -> None:
+        """Leave the owner's open spans from somewhere below the top: this span ends before one that began after it."""
+        above = open_of.get(self._key)
+        while above is not None:
+            if above._below is self:
+                above._below = self._below
+                return
+            above = above._below
+
+    def _explain(self, exc: BaseException) -> str:
+        """Keep what is to be known of the exception that leaves the span, and return the outcome that it means."""
+        audience = self._audience
+        self.error = error_of(exc, DEFAULT_POLICY.max_length if audience is None else audience.policy.max_length)
+        if isinstance(exc, GeneratorExit):
+            return "abandoned"
+        return "cancelled" if is_cancellation(exc) else "failed"
+
+    def _misused(self, how: str) -> None:
+        """A span is entered once and exited once. More than that is told and counted, and has no other effect."""
+        warn_once("misuse", f"{how} {self.name}", "span %r was %s; a span object serves once", self.name, how)
+        audience = self._audience if self.number else None
+        if audience is not None:
+            audience.begun(Misuse((self.name,)))
+        if how == "entered twice" and self._token is not None:
+            # The `with` that is inside must not close the one outside.
+            self.__class__ = _SpanEnteredAgain
+
+    async def __aenter__(self) -> Span:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.__exit__(exc_type, exc, tb)
+
+    def __call__(self, function: Callable[_P, _R]) -> Callable[_P, _R]:
+        """Decorate a function, coroutine function, generator or async generator function: one span a call."""
+        from .decorate import decorate
+
+        return decorate(self, function)
+
+    def again(self) -> Span:
+        """A fresh span like this one, for the next call of what it decorates."""
+        fresh = Span.__new__(Span)
+        fresh.name = self.name
+        fresh.fields = dict(self.fields)
+        fresh.outcome = None
+        fresh.number = 0
+        fresh._token = None
+        fresh._parent = self._parent
+        fresh.links = self.links
+        fresh._route = self._route
+        return fresh
+
+    def record(self, **fields: Any) -> None:
+        """Add to the span's fields, or replace them, while it is open."""
+        if self.number == 0 or self.outcome is not None or self._audience is None:
+            if self.outcome is None or self.outcome == "unheard":
+                self.fields.update(fields)
+            else:
+                warn_once("late fields", self.name, "span %r is over: record(%s) is lost", self.name, ", ".join(fields))
+            return
+        audience = self._audience
+        fields = audience.policy.apply(fields)
+        self.fields = {**self.fields, **fields}
+        if audience.receivers:
+            self._emit(audience, "record", {"fields": fields})
+
+    def _emit(self, audience: Audience, kind: str, more: Mapping[str, Any] | None = None, t: int = 0) -> None:
+        audience.receive(SpanRecord(self, kind, t or audience.clock.monotonic_ns(), audience.logger_name, more))
+
+    def traceparent(self) -> str:
+        """The W3C traceparent header that makes work elsewhere a child of this span. Raises nothing."""
+        return format_traceparent(self.trace_id, self.id)
+
+    # -- what the span says of itself -------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """16 hex digits, unique in the process. A span that was not entered yet gets its id on enter; before, "" ."""
+        if self.number <= 0:
+            if self.number == 0:
+                return ""
+            self._number_now()
+        return process.span_id(self.number)
+
+    @property
+    def trace_id(self) -> str:
+        """32 hex digits; "" before enter."""
+        if self.number <= 0:
+            if self.number == 0:
+                return ""
+            self._number_now()
+        return process.trace_id(self.trace)
+
+    @property
+    def parent_id(self) -> str | None:
+        """The parent's id, or None for a root."""
+        return process.span_id(self.parent_number) if self.number > 0 and self.parent_number else None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the span has been entered and not yet exited."""
+        return self._token is not None or (self.number > 0 and self.outcome is None)
+
+    @property
+    def task_name(self) -> str | None:
+        """Qualified name of the coroutine whose task owns the span; None outside a task, or once the task is gone."""
+        if self.steps is not None:
+            return self.steps.name
+        task = None if self._owner is None else self._owner()
+        if task is None:
+            return None
+        coro = task.get_coro() if isinstance(task, asyncio.Future) else getattr(task, "coro", None)
+        return getattr(coro, "__qualname__", None)
+
+    @property
+    def at(self) -> str | None:
+        """`file:line` where the span was entered, where that is known."""
+        code = self.code
+        return None if code is None else f"{code.co_filename}:{self.line}"
+
+    # Slots that most spans never set.
+
+    @property
+    def code(self) -> CodeType | None:
+        return getattr(self, "_code", None)
+
+    @property
+    def line(self) -> int:
+        return getattr(self, "_line", 0)
+
+    @property
+    def parent_closed(self) -> bool:
+        """Whether the parent was over already when this span began."""
+        return getattr(self, "_parent_closed", False)
+
+    @property
+    def spawned_at(self) -> int:
+        """Monotonic time in ns: when the task was created, or the span entered where nobody saw that."""
+        return getattr(self, "_spawned_at", 0) or self.entered_at
+
+    @property
+    def clock(self) -> Any:
+        """The clock that the span's times are from."""
+        return None if self._audience is None else self._audience.clock
+
+    def tallies(self) -> dict[str, Any]:
+        """The part of an exit record that closes the span's books; times in ns."""
+        tally = self.tally
+        found: dict[str, Any] = {"outcome": self.outcome}
+        if self.outcome != "completed":
+            found["error"] = getattr(self, "error", None)
+        found["duration"] = self.exited_at - self.entered_at
+        if tally is None:
+            return {**found, "polls": 1, "busy": 0, "scheduled": 0, "max_poll": 0, "wakes": 0, "self_wakes": 0}
+        for key in ("polls", "busy", "scheduled", "max_poll", "wakes", "self_wakes"):
+            found[key] = getattr(tally, key)
+        for key in ("slow_polls", "slow_waits"):
+            slow = getattr(tally, key)
+            if slow:
+                found[key] = [list(item) for item in sorted(slow.items())]
+        return found
+
+    def __repr__(self) -> str:
+        state = self.outcome or ("open" if self.number else "not entered")
+        return f"<Span {self.name!r} {self.id or '-'} {state}>"
+
+
+class _SpanEnteredAgain(Span):
+    """A span that was entered while open, until the exit that belongs to the enter too many."""
+
+    __slots__ = ()
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.__class__ = Span
+
+
+def spawn(span: Span, steps: Steps, context: contextvars.Context | None) -> None:
+    """Announce the span of a task that is being made, before its first step. Its parent is the span that is current
+    in the task's `context` (None: in a copy of this one).
+    """
+    audience = span._route.audience()
+    if audience is None or delivering.now:
+        return
+    span.steps = steps
+    span._key = steps.key
+    span._below = span._owner = None
+    span.thread = 0
+    span.entered_at = 0
+    span._spawned_at = t = audience.clock.monotonic_ns()
+    span.tally = Tally(t)
+    span.number = number = process.new_number()
+    span._audience = audience
+    current = _current.get() if context is None else context.get(_current)
+    if current is not None and current.outcome is None and span._parent is _INHERIT:
+        span.parent_number = current.number
+        span.trace = current.trace
+    else:
+        span._find_parent(current)
+    if span.fields:
+        span.fields = audience.policy.apply(span.fields)
+    pending[number] = span
+    audience.begun(span)
+    if audience.receivers:
+        span._introduce(audience, "spawn")
+
+
+def enter_spawned(span: Span, ident: int) -> Audience | None:
+    """The first step of a task whose span was spawned begins, in this thread."""
+    pending.pop(span.number, None)
+    audience = span._audience
+    if audience is None:
+        return None
+    span.thread = ident
+    span.entered_at = t = max(audience.clock.monotonic_ns(), span._spawned_at)
+    assert span.tally is not None
+    span.tally.part_from = t
+    open_of[span._key] = span
+    if audience.receivers:
+        audience.receive(SpanRecord(span, "enter", t, audience.logger_name))
+    span._token = _current.set(span)
+    return audience
+
+
+class Misuse(tuple[str]):
+    """Told to an audience in place of a span: a span of this name was entered or exited once too often."""
+
+    __slots__ = ()
+
+
+class Stepped(NamedTuple):
+    """Announced in place of a span: its tally has grown since the listeners last looked."""
+
+    span: Span
+
+
+span = Span
+
+_OWN: Final = __name__.rpartition(".")[0]
+
+
+def _name_of(name: object) -> str:
+    if callable(name):
+        raise TypeError(f"span({name!r}): the name is missing; write @span('name'), or @instrument for a coroutine function")
+    return name if isinstance(name, str) else str(name)
+
+
+def _link_ids(links: Iterable[Span | str]) -> tuple[str, ...]:
+    return tuple(link.id if isinstance(link, Span) else str(link) for link in links)
+
+
+def is_cancellation(exc: BaseException) -> bool:
+    """Whether an exception is the cancellation of a task, of asyncio's or trio's."""
+    if isinstance(exc, asyncio.CancelledError):
+        return True
+    trio = sys.modules.get("trio")
+    return trio is not None and isinstance(exc, trio.Cancelled)
+
+
+def _leave_context(span: Span) -> None:
+    """A span is closed in another context than it was entered in (an async generator closed by somebody else): the
+    context of the opener cannot be reached, and is put right when it next looks for a parent. If it is current here
+    too, by a copy of the context, then what was current before it becomes so again.
+    """
+    if _current.get() is span:
+        below = span._below
+        _current.set(below if below is not None and below.is_open else None)
+
+
+def current_span() -> Span | None:
+    """The innermost open span of this context, or None."""
+    current = _current.get()
+    while current is not None and not current.is_open:
+        current = current._below if current.number else None
+    return current
+
+
+def annotate(message: str, /, **fields: Any) -> None:
+    """Put a line on the timeline of the current span: a log record of level DEBUG on the span's logger, that every
+    listener to the span gets whatever the levels. Without a current span that is heard, nothing happens.
+    """
+    current = current_span()
+    if current is None or current._audience is None:
+        return
+    audience = current._audience
+    logger = current._route.logger
+    record = logger.makeRecord(logger.name, logging.DEBUG, "", 0, message, (), None, extra=None)
+    record.span, record.span_id, record.trace_id = current.name, current.id, current.trace_id
+    for key, value in audience.policy.apply(fields).items():
+        record.__dict__.setdefault(key, value)
+    audience.annotate(record)
