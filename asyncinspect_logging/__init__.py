@@ -3,6 +3,8 @@
 Add a handler to the logging config, wrap coroutines in a span, read /metrics.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from .config import Config
 from .drivers import install, instrument, run
 from .handler import AsyncInspectHandler
@@ -11,6 +13,10 @@ from .snapshot import Snapshot
 from .spans import Span, annotate, current_span, span
 from .states import TaskState
 
+if TYPE_CHECKING:
+    from .processor import AsyncInspectProcessor as AsyncInspectProcessor
+
+# Without AsyncInspectProcessor, which needs an extra: `import *` must not.
 __all__ = [
     "AsyncInspectHandler",
     "Config",
@@ -26,3 +32,16 @@ __all__ = [
     "span",
 ]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on demand, since structlog is an extra. Raises MissingExtraError without it.
+    if name == "AsyncInspectProcessor":
+        from .processor import AsyncInspectProcessor
+
+        return AsyncInspectProcessor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), "AsyncInspectProcessor"})

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from typing import Any
 
 from .errors import ConfigError
@@ -15,6 +15,9 @@ from .fields import REDACT, FieldPolicy
 __all__ = ["Config"]
 
 _PREFIX = "ASYNC_INSPECT_"
+#: Seconds, some thirty years; and the rarest sampling. More is a mistake.
+_LONGEST = 1e9
+_RAREST = 10**9
 _log = logging.getLogger("asyncinspect.internal")
 
 
@@ -58,14 +61,17 @@ class Config:
         _check_limit("max_field_length", self.max_field_length, optional=False)
         for name in ("slow_poll", "slow_task"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LONGEST:
                 raise ConfigError(f"{name}={value!r} is not a number of seconds above 0; write for example {name}=0.1")
         for name in ("track_polls", "track_wakes", "capture_fields"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}={getattr(self, name)!r} is not a truth value; write True or False")
-        if isinstance(self.redact, str) or not all(isinstance(part, str) and part for part in self.redact):
+        redact: Any = self.redact
+        if isinstance(redact, Iterable) and not isinstance(redact, str):
+            redact = tuple(redact)
+        if not isinstance(redact, tuple) or not all(isinstance(part, str) and part for part in redact):
             raise ConfigError(f'redact={self.redact!r} is not a tuple of names; write for example redact=("password",)')
-        object.__setattr__(self, "redact", tuple(self.redact))
+        object.__setattr__(self, "redact", redact)
         port = self.metrics_port
         if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
             raise ConfigError(f"metrics_port={port!r} is not a TCP port; write a number from 0 to 65535")
@@ -89,23 +95,27 @@ class Config:
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Config:
         """The preset named by ASYNC_INSPECT_PRESET (production, development or debug; else the defaults) with each
         setting that ASYNC_INSPECT_<SETTING> gives: numbers as they are, `none` for no limit, yes/no, and a list
-        with commas for REDACT.
+        with commas for REDACT. An empty variable is as good as none.
 
         Raises ConfigError for a value that cannot be read. A variable with our prefix that names no setting is
         logged, since it is likely a misspelt one.
         """
         env = os.environ if environ is None else environ
         preset = env.get(_PREFIX + "PRESET", "").strip().lower()
-        presets = {"": cls, "production": cls.production, "development": cls.development, "debug": cls.debug}
+        presets: dict[str, Callable[[], Config]] = {"": cls, "production": cls.production, "development": cls.development, "debug": cls.debug}
         if preset not in presets:
             raise ConfigError(f"{_PREFIX}PRESET={preset!r} is no preset; write production, development or debug")
         known = {_PREFIX + f.name.upper(): f.name for f in fields(cls)}
         values: dict[str, Any] = {}
         for variable, text in env.items():
+            text = text.strip()
             if variable in known:
-                values[known[variable]] = _read(variable, known[variable], text.strip())
+                if text:
+                    values[known[variable]] = _read(variable, known[variable], text)
             elif variable.startswith(_PREFIX) and variable != _PREFIX + "PRESET":
-                _log.warning("%s names no setting; the settings are %s", variable, ", ".join(sorted(known)))
+                near = get_close_matches(variable, known, 1)
+                hint = f"did you mean {near[0]}?" if near else f"the settings are {', '.join(sorted(known))}"
+                _log.warning("%s names no setting; %s", variable, hint)
         try:
             return replace(presets[preset](), **values)
         except ConfigError as error:
@@ -116,10 +126,10 @@ class Config:
 
 
 def _one_in(rate: float) -> int:
-    if isinstance(rate, int | float) and not isinstance(rate, bool) and math.isfinite(rate):
-        if 0 < rate < 1:
+    if isinstance(rate, int | float) and not isinstance(rate, bool):
+        if 1 / _RAREST <= rate < 1:
             return round(1 / rate)
-        if rate >= 1 and rate == int(rate):
+        if 1 <= rate <= _RAREST and rate == int(rate):
             return int(rate)
     raise ConfigError(
         f"sampling_rate={rate!r} is neither a whole number N (1 in N traces) nor a fraction between 0 and 1; "

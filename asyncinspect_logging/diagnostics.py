@@ -23,7 +23,7 @@ _speaking = threading.local()
 def warn_once(kind: str, subject: str, message: str, *args: object, exc_info: bool = False) -> None:
     """Count a trouble of this kind, and log the first one about `subject`. Raises nothing."""
     troubles[kind] += 1
-    key = f"{kind} {subject}"
+    key = f"{kind} {subject[:200]}"
     if key in _told or len(_told) >= _MAX_TOLD or getattr(_speaking, "now", False):
         return
     _told.add(key)

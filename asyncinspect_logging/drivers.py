@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from types import CodeType, TracebackType
+from types import CodeType, CoroutineType, TracebackType
 from typing import Any, Final, ParamSpec, TypeVar, overload
 
 from .diagnostics import warn_once
+from .driven import DrivenSpan
 from .driver import Driver, qualname_of
-from .spans import Span
+from .routing import delivering, route_of
+from .spans import LOGGER
 from .wakes import hear, unhear
 
 __all__ = ["Installed", "install", "instrument", "run"]
+
+_route: Final = route_of(LOGGER)
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -55,33 +60,33 @@ def instrument(
         return _instrumented(target, name, frozenset(skip), dict(fields or {}), logger)
     if isinstance(target, Driver):
         return target
-    return Driver(target, Span(name or qualname_of(target), logger=logger, **dict(fields or {})))
+    qualname = qualname_of(target)
+    return Driver(target, DrivenSpan.make(name or qualname, qualname, _route_to(logger), dict(fields or {})))
 
 
 def _instrumented(function: Any, name: str | None, skip: frozenset[str], fields: dict[str, Any], logger: Any) -> Any:
     if not inspect.iscoroutinefunction(function):
         raise TypeError(f"@instrument is for coroutine functions; for {function!r} write @span('name')")
-    span_name = name or function.__qualname__
+    qualname = function.__qualname__
+    span_name = name or qualname
     arguments = _arguments_of(function, skip)
+    route = _route_to(logger)
 
     @functools.wraps(function)
     async def instrumented(*args: Any, **kwargs: Any) -> Any:
         try:
-            found = {**arguments(args, kwargs), **fields}
-            span = Span(span_name, logger=logger)
-            span.fields = found
+            span = DrivenSpan.make(span_name, qualname, route, {**arguments(args, kwargs), **fields})
             return await Driver(function(*args, **kwargs), span)
         except BaseException as error:
             tb = error.__traceback__
             error.__traceback__ = tb and tb.tb_next
             raise
 
-    # `await` and `return` on one line of one function: every instrumented coroutine shares this code object.
-    _own_code.add(instrumented.__code__)  # type: ignore[attr-defined]
     return instrumented
 
 
-_own_code: Final[set[CodeType]] = set()
+def _route_to(logger: Any) -> Any:
+    return _route if logger is None else route_of(logger)
 
 
 def _arguments_of(function: Any, skip: frozenset[str]) -> Callable[[tuple[Any, ...], dict[str, Any]], dict[str, Any]]:
@@ -104,6 +109,13 @@ def _arguments_of(function: Any, skip: frozenset[str]) -> Callable[[tuple[Any, .
     return arguments
 
 
+async def _nothing() -> None: ...
+
+
+# Every function that is instrumented has the code of the same inner function.
+_OWN_CODE: Final[CodeType] = _instrumented(_nothing, "", frozenset(), {}, None).__code__
+
+
 class Installed:
     """What `install` returns: call it, or leave its `with` block, to undo. Tasks under way keep their drivers."""
 
@@ -112,23 +124,22 @@ class Installed:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._on = not _is_ours(vars(loop).get("create_task"))
-        if self._on:
-            self._before = vars(loop).get("create_task")
-            self._ours = _driving_create_task(loop)
-            loop.create_task = self._ours  # type: ignore[method-assign]
+        self._ours: _CreateTask | None = None
+        if not isinstance(vars(loop).get("create_task"), _CreateTask):
+            self._ours = loop.create_task = _CreateTask(loop)  # type: ignore[method-assign, assignment]
             hear(loop)
 
     def __call__(self) -> None:
-        if not self._on:
+        ours, self._ours = self._ours, None
+        if ours is None:
             return
-        self._on = False
-        self._ours._asyncinspect = False
-        if vars(self._loop).get("create_task") is self._ours:
-            if self._before is None:
+        # Somebody may have put their own over ours since: then it stays, and only hands on.
+        ours.drives = False
+        if vars(self._loop).get("create_task") is ours:
+            if ours.before is None:
                 del self._loop.create_task
             else:
-                self._loop.create_task = self._before  # type: ignore[method-assign]
+                self._loop.create_task = ours.before  # type: ignore[method-assign]
         unhear(self._loop)
 
     def __enter__(self) -> Installed:
@@ -138,42 +149,56 @@ class Installed:
         self()
 
 
-def _is_ours(create_task: Any) -> bool:
-    return getattr(create_task, "_asyncinspect", False)
+class _CreateTask:
+    """Takes the place of a loop's `create_task`."""
 
+    __slots__ = ("_cls", "_loop", "before", "drives")
 
-def _driving_create_task(loop: asyncio.AbstractEventLoop) -> Any:
-    plain = loop.create_task
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._cls: Any = type(loop)
+        # Weak, because the loop holds this.
+        self._loop = weakref.ref(loop)
+        self.before: Any = vars(loop).get("create_task")
+        self.drives = True
 
-    def create_task(coro: Any, **kwargs: Any) -> Any:
-        # Somebody may have put their own `create_task` over this one since: it stays, and only hands on once undone.
-        if create_task._asyncinspect:  # type: ignore[attr-defined]
+    def __call__(self, coro: Any, **kwargs: Any) -> Any:
+        if self.drives:
             try:
-                coro = _driven(coro, kwargs.get("context"))
+                coro = _driven(coro, kwargs.get("context") if kwargs else None)
             except Exception:
                 warn_once("install", type(coro).__qualname__, "a task could not be driven, and runs as it is", exc_info=True)
-        task = plain(coro, **kwargs)
+        if self.before is None:
+            task = self._cls.create_task(self._loop(), coro, **kwargs)
+        else:
+            task = self.before(coro, **kwargs)
         if getattr(task, "_source_traceback", None):
             # In debug mode a task knows where it was made: not here.
             del task._source_traceback[-1]
         return task
 
-    create_task._asyncinspect = True  # type: ignore[attr-defined]
-    return create_task
-
 
 def _driven(coro: Any, context: Any) -> Any:
-    """What the task is to be made of: a driver with a span around `coro`."""
-    if type(coro) is Driver:
+    """What the task is to be made of: a driver with a span around `coro`, or `coro` itself."""
+    if type(coro) is CoroutineType:
+        if coro.cr_code is _OWN_CODE:
+            return coro  # instrumented by itself
+        name = coro.__qualname__
+    elif type(coro) is Driver:
         if not coro.span.number:
-            coro.spawned(context)
+            audience = coro.span._route.audience()
+            if audience is not None:
+                coro.span.spawn(audience, context)
         return coro
-    if not asyncio.iscoroutine(coro) or getattr(coro, "cr_code", None) in _own_code:
-        # Nothing that a task can be made of, which is for asyncio to say; or instrumented by itself.
+    elif asyncio.iscoroutine(coro):
+        name = qualname_of(coro)
+    else:
+        return coro  # nothing that a task can be made of, which is for asyncio to say
+    audience = _route.audience()
+    if audience is None or (audience.receivers and delivering.now):
         return coro
-    driver: Driver[Any] = Driver(coro, Span(qualname_of(coro)))
-    driver.spawned(context)
-    return driver
+    span = DrivenSpan.make(name, name, _route)
+    span.spawn(audience, context)
+    return Driver(coro, span)
 
 
 def install(loop: asyncio.AbstractEventLoop | None = None) -> Installed:

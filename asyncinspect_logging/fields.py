@@ -6,19 +6,15 @@ block, raise, run a database query, or be 100 MB long, and a span must never do 
 
 from __future__ import annotations
 
-import datetime
-import decimal
 import enum
-import fractions
-import ipaddress
-import pathlib
-import uuid
+import sys
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, Final
 
 __all__ = ["REDACT", "REDACTED", "FieldPolicy", "error_of", "text_of"]
 
-#: Parts of a field's name (any case) that make its value a secret.
+#: Parts of a field's name (in any case, with or without separators) that make its value a secret.
 REDACT: Final = (
     "password",
     "passwd",
@@ -36,32 +32,33 @@ REDACT: Final = (
 )
 REDACTED: Final = "[redacted]"
 
-_PLAIN: Final = frozenset({bool, float, type(None)})
+_PLAIN: Final = frozenset({bool, type(None)})
+#: Whole numbers up to this are shown as such, and up to so many bits as text.
 _BIGGEST: Final = 1 << 64
-# Types of the standard library whose str() is short, fast and theirs: an exact type only, since a subclass may be
-# the application's own code.
-_STR: Final = frozenset(
-    {
-        complex,
-        datetime.date,
-        datetime.datetime,
-        datetime.time,
-        datetime.timedelta,
-        decimal.Decimal,
-        fractions.Fraction,
-        ipaddress.IPv4Address,
-        ipaddress.IPv6Address,
-        pathlib.PosixPath,
-        pathlib.PurePosixPath,
-        pathlib.PureWindowsPath,
-        pathlib.WindowsPath,
-        range,
-        uuid.UUID,
-    }
-)
+_MAX_BITS: Final = 1024
+#: Bytes of an object beyond which its text could be long (a Decimal of many digits).
+_MAX_SIZE: Final = 1024
+# Types of the standard library whose str() is theirs, short and fast, and where they are: an exact type only, since a
+# subclass may be the application's own code. By name, because nobody should have to import them all.
+_LIBRARY: Final = {
+    **dict.fromkeys(("date", "datetime", "time", "timedelta", "timezone"), "datetime"),
+    **dict.fromkeys(("IPv4Address", "IPv6Address", "IPv4Network", "IPv6Network"), "ipaddress"),
+    **dict.fromkeys(("PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath"), "pathlib"),
+    "Decimal": "decimal",
+    "Fraction": "fractions",
+    "UUID": "uuid",
+    "ZoneInfo": "zoneinfo",
+}
+_CONTAINERS: Final = frozenset({dict, list, tuple, set, frozenset})
+#: Entries of a container that are shown, and how deep; characters of the name of an entry.
 _MAX_ITEMS: Final = 32
 _MAX_DEPTH: Final = 4
+_MAX_KEY: Final = 256
 _MAX_KEYS_KNOWN: Final = 10_000
+
+# What a class is called, past a metaclass that has its own idea of these attributes.
+_qualname_of = type.__dict__["__qualname__"].__get__
+_module_of = type.__dict__["__module__"].__get__
 
 
 def _cut(text: str, limit: int) -> str:
@@ -69,7 +66,21 @@ def _cut(text: str, limit: int) -> str:
 
 
 def _type_name(cls: type) -> str:
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    module = _module_of(cls)
+    name: str = _qualname_of(cls)
+    return name if type(module) is not str or module == "builtins" else f"{module}.{name}"
+
+
+def _library_name(cls: type) -> str:
+    """Name of the class if it is one of `_LIBRARY`, else ""."""
+    name: str = _qualname_of(cls)
+    module = _LIBRARY.get(name)
+    return name if module is not None and getattr(sys.modules.get(module), name, None) is cls else ""
+
+
+def _bare(name: str) -> str:
+    """A name as secrets are looked for in it: `X-Api-Key`, `api_key` and `apiKey` are one."""
+    return name.lower().replace("_", "").replace("-", "").replace(" ", "").replace(".", "")
 
 
 class FieldPolicy:
@@ -77,12 +88,13 @@ class FieldPolicy:
     whose values are `redact`ed.
     """
 
-    __slots__ = ("_secret", "capture", "max_length", "redact")
+    __slots__ = ("_bare_parts", "_secret", "capture", "max_length", "redact")
 
     def __init__(self, *, capture: bool = True, max_length: int = 1024, redact: tuple[str, ...] = REDACT) -> None:
         self.capture = capture
         self.max_length = max_length
-        self.redact = tuple(part.lower() for part in redact)
+        self.redact = redact
+        self._bare_parts = tuple(filter(None, map(_bare, redact)))
         self._secret: dict[str, bool] = {}
 
     def merge(self, other: FieldPolicy) -> FieldPolicy:
@@ -94,88 +106,160 @@ class FieldPolicy:
         )
 
     def apply(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Make `fields` fit to leave the span, in place where that is possible; returns what is left of them."""
+        """Make `fields` fit to leave the span, in place where that is possible; returns what is left of them.
+
+        Raises nothing, and calls nothing of the application's.
+        """
         if not self.capture:
             return {}
         secret, limit = self._secret, self.max_length
-        for key, value in fields.items():
-            hidden = secret.get(key)
-            if hidden is None:
-                hidden = self._judge(key)
-            if hidden:
-                fields[key] = REDACTED
-                continue
-            cls = value.__class__
-            if cls is str:
-                if len(value) > limit:
-                    fields[key] = _cut(value, limit)
-            elif cls is int:
-                if value > _BIGGEST or value < -_BIGGEST:
-                    fields[key] = self._plain(value, 0)
-            elif cls not in _PLAIN:
-                fields[key] = self._plain(value, 0)
+        try:
+            for key, value in fields.items():
+                if secret[key]:
+                    fields[key] = REDACTED
+                    continue
+                cls = type(value)
+                if cls is str:
+                    if len(value) > limit:
+                        fields[key] = _cut(value, limit)
+                elif cls is int:
+                    if not -_BIGGEST < value < _BIGGEST:
+                        fields[key] = text_of(value, limit)
+                elif cls is float:
+                    if value - value != 0:
+                        fields[key] = text_of(value, limit)
+                elif cls not in _PLAIN:
+                    fields[key] = self._plain(value)
+        except Exception:
+            # A name met for the first time, or one whose hash is the application's.
+            return self._apply_slowly(fields)
         return fields
 
-    def _judge(self, key: object) -> bool:
-        lowered = text_of(key, 256).lower().replace("-", "_")
-        hidden = any(part in lowered for part in self.redact)
-        if key.__class__ is str and len(self._secret) < _MAX_KEYS_KNOWN:
-            self._secret[str(key)] = hidden
+    def _apply_slowly(self, fields: dict[str, Any]) -> dict[str, Any]:
+        plain = {}
+        for key, value in fields.items():
+            name = key if type(key) is str else text_of(key, _MAX_KEY)
+            try:
+                plain[name] = REDACTED if self._is_secret(name) else self._plain(value)
+            except Exception as error:
+                plain[name] = f"<{_type_name(type(error))} while it was read>"
+        return plain
+
+    def _is_secret(self, name: str) -> bool:
+        hidden = self._secret.get(name)
+        if hidden is None:
+            bare = _bare(name)
+            hidden = any(part in bare for part in self._bare_parts)
+            if len(self._secret) < _MAX_KEYS_KNOWN and len(name) <= _MAX_KEY:
+                self._secret[name] = hidden
         return hidden
 
-    def _plain(self, value: object, depth: int) -> Any:
-        """`value` as JSON could hold it: at most `_MAX_ITEMS` entries a level, `_MAX_DEPTH` levels."""
-        cls = value.__class__
-        if cls in (dict, list, tuple, set, frozenset) and depth < _MAX_DEPTH:
+    def _plain(self, value: object) -> Any:
+        """`value` as JSON could hold it."""
+        return _Plain(self).of(value, 0)
+
+
+class _Plain:
+    """One field's value being made plain: at most `_MAX_DEPTH` levels, `_MAX_ITEMS` entries each, and about as many
+    characters in all as one text may have.
+    """
+
+    __slots__ = ("_limit", "_policy", "_room")
+
+    def __init__(self, policy: FieldPolicy) -> None:
+        self._policy = policy
+        self._limit = self._room = policy.max_length
+
+    def of(self, value: object, depth: int) -> Any:
+        cls = type(value)
+        if cls in _CONTAINERS and depth < _MAX_DEPTH:
             return self._container(value, depth + 1)
-        if cls in _PLAIN:
+        if cls in _PLAIN or (cls is int and -_BIGGEST < value < _BIGGEST):  # type: ignore[operator]
+            self._room -= 8
             return value
-        return text_of(value, self.max_length) if cls is not int or abs(value) >= _BIGGEST else value  # type: ignore[arg-type]
+        if cls is float and value - value == 0:  # type: ignore[operator]
+            self._room -= 8
+            return value
+        text = text_of(value, max(1, self._room) if depth else self._limit)
+        self._room -= len(text) + 2
+        return text
 
     def _container(self, value: Any, depth: int) -> Any:
-        rest = len(value) - _MAX_ITEMS
-        if isinstance(value, dict):
+        self._room -= 2
+        # Copied before anything is done with it, since another thread may change it meanwhile; and no more than needed.
+        if type(value) is dict:
+            entries = list(islice(value.items(), _MAX_ITEMS))
             plain: dict[str, Any] = {}
-            for key, item in list(value.items())[:_MAX_ITEMS]:
-                text = text_of(key, 256)
-                plain[text] = REDACTED if self._judge(text) else self._plain(item, depth)
-            if rest > 0:
-                plain["…"] = f"{rest} more"
+            for count, (key, item) in enumerate(entries):
+                if self._room <= 0:
+                    del entries[count:]
+                    break
+                text = text_of(key, _MAX_KEY)
+                name = key if type(key) is str else text
+                self._room -= len(text) + 2
+                plain[text] = REDACTED if self._policy._is_secret(name) else self.of(item, depth)
+            if len(value) > len(entries):
+                plain["…"] = f"{len(value) - len(entries)} more"
             return plain
-        items = [self._plain(item, depth) for item, _ in zip(value, range(_MAX_ITEMS), strict=False)]
-        if rest > 0:
-            items.append(f"… {rest} more")
+        some = list(islice(value, _MAX_ITEMS))
+        if len(value) == 2 and type(some[0]) in (str, bytes) and self._policy._is_secret(text_of(some[0], _MAX_KEY)):
+            # A name and its value, as in a list of headers.
+            return [text_of(some[0], _MAX_KEY), REDACTED]
+        items = []
+        for item in some:
+            if self._room <= 0:
+                break
+            items.append(self.of(item, depth))
+        if len(value) > len(items):
+            items.append(f"… {len(value) - len(items)} more")
         return items
 
 
 def text_of(value: object, limit: int) -> str:
     """`value` as text of at most `limit` characters, without running any code that is not the standard library's."""
-    cls = value.__class__
-    if type(value) is not cls:
-        return f"<{_type_name(type(value))}>"
+    # Everything is asked of the type: an object's own `__class__`, or a method that a subclass has overridden, is the
+    # application's code.
+    cls = type(value)
     if cls is str:
         return _cut(value, limit)  # type: ignore[arg-type]
-    if isinstance(value, int):
-        # int.__repr__ and .bit_length are called on the class: a subclass may have overridden them.
+    try:
+        return _cut(_text_of(value, cls, limit), limit)
+    except Exception as error:
+        return _cut(f"<{_type_name(cls)}: {type(error).__name__}>", limit)
+
+
+def _text_of(value: Any, cls: type, limit: int) -> str:
+    if issubclass(cls, enum.Enum):
+        return f"{_qualname_of(cls)}.{str.__str__(object.__getattribute__(value, '_name_'))}"
+    if issubclass(cls, int):
         bits = int.bit_length(value)
-        if isinstance(value, enum.Enum):
-            return _cut(f"{cls.__name__}.{value._name_}", limit)
-        return int.__repr__(value) if bits < 1024 else f"<int of {bits} bits>"
-    if isinstance(value, str):
-        return _cut(str.__str__(value), limit)
-    if isinstance(value, enum.Enum):
-        return _cut(f"{cls.__name__}.{value._name_}", limit)
-    if cls in (bytes, bytearray):
-        return _cut(repr(bytes(value[:limit])), limit)  # type: ignore[index]
-    if cls in _STR:
-        return _cut(str(value), limit)
-    if cls in _PLAIN:
+        return int.__repr__(value) if bits < _MAX_BITS else f"<int of {bits} bits>"
+    if issubclass(cls, float):
+        return float.__repr__(value)
+    if issubclass(cls, str):
+        return str.__str__(value)
+    if cls is bytes or cls is bytearray:
+        return repr(bytes(value[:limit]))
+    if cls is complex or value is None:
         return repr(value)
-    if cls in (dict, list, tuple, set, frozenset):
-        return f"<{cls.__name__} of {len(value)}>"  # type: ignore[arg-type]
-    if isinstance(value, type):
-        return _cut(f"<class {_type_name(value)}>", limit)
-    return _cut(f"<{_type_name(cls)}>", limit)
+    if cls is range:
+        return f"range({text_of(value.start, 99)}, {text_of(value.stop, 99)}, {text_of(value.step, 99)})"
+    library = _library_name(cls)
+    if library == "Fraction":
+        return f"{text_of(value.numerator, 400)}/{text_of(value.denominator, 400)}"
+    if library and sys.getsizeof(value) < _MAX_SIZE:
+        # A time asks its zone, which may be the application's.
+        zone = value.tzinfo if library in ("datetime", "time") else None
+        return str(value) if zone is None or _library_name(type(zone)) else str(value.replace(tzinfo=None))
+    if cls in _CONTAINERS:
+        return f"<{cls.__name__} of {len(value)}>"
+    if issubclass(cls, type):
+        return f"<class {_type_name(value)}>"
+    return f"<{_type_name(cls)}>"
+
+
+#: The exceptions in a group, past a subclass that has its own idea of the attribute.
+_exceptions_of = BaseExceptionGroup.__dict__["exceptions"].__get__
 
 
 def error_of(error: BaseException, limit: int) -> Mapping[str, Any]:
@@ -185,16 +269,16 @@ def error_of(error: BaseException, limit: int) -> Mapping[str, Any]:
     """
     cls = type(error)
     try:
-        message = _cut(str(error), limit)
+        message = _cut(str.__str__(str(error)), limit)
     except Exception as failure:
         message = f"<no message: {type(failure).__name__} in __str__>"
-    if not isinstance(error, BaseExceptionGroup):
+    if not issubclass(cls, BaseExceptionGroup):
         return {"type": _type_name(cls), "message": message}
     leaves: list[str] = []
-    groups = [error]
+    groups: list[Any] = [error]
     while groups and len(leaves) < _MAX_ITEMS:
-        for inner in groups.pop(0).exceptions:
-            if isinstance(inner, BaseExceptionGroup):
+        for inner in islice(_exceptions_of(groups.pop(0)), _MAX_ITEMS):
+            if issubclass(type(inner), BaseExceptionGroup):
                 groups.append(inner)
             else:
                 leaves.append(_type_name(type(inner)))

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from . import stamping
+from .diagnostics import log
 from .inspector import Inspector
 from .records import KEY, SpanRecord
 from .routing import Listener, report
@@ -31,6 +32,7 @@ class AsyncInspectHandler(logging.Handler):
             raise TypeError(f"inspector={inspector!r} is not an Inspector; write AsyncInspectHandler(Inspector(…))")
         self.inspector = Inspector.default() if inspector is None else inspector
         self.field_policy = self.inspector.field_policy
+        self._stamps = True
         stamping.use(self)
 
     def span_listener(self) -> Listener | None:
@@ -42,7 +44,7 @@ class AsyncInspectHandler(logging.Handler):
             return None
         return self.inspector.listener()
 
-    def createLock(self) -> None:  # noqa: N802 - logging's name
+    def createLock(self) -> None:
         """No lock: the inspector takes records from any thread."""
         self.lock = None
 
@@ -53,7 +55,7 @@ class AsyncInspectHandler(logging.Handler):
             elif KEY in record.__dict__:
                 self.inspector.apply(record)
             else:
-                self._annotate(record)
+                self._emit_ordinary(record)
         except Exception as error:
             report(self, record, error)
 
@@ -66,24 +68,37 @@ class AsyncInspectHandler(logging.Handler):
         else:
             self.inspector.apply(record)
 
-    def _annotate(self, record: logging.LogRecord) -> None:
-        span_id = stamping.stamp(record).get("span_id")
-        if not span_id or record.name.startswith("asyncinspect.") or not stamping.first_sight(record, self.inspector):
+    def _emit_ordinary(self, record: logging.LogRecord) -> None:
+        # What a structlog chain hands to ProcessorFormatter: the event dict is the message.
+        event: Any = record.msg if isinstance(record.msg, dict) else {}
+        if KEY in event:
+            self.inspector.apply(event)
             return
-        text: Any = record.msg if not record.args and isinstance(record.msg, str) else _text(record)
+        if not self._stamps:
+            # Closed, and yet on some logger: dictConfig closes every handler there is, and takes off those of the
+            # loggers that it configures.
+            self._stamps = True
+            stamping.use(self)
+        mark = stamping.mark_of(record)
+        if mark is None or record.name == log.name or not stamping.first_sight(mark, self.inspector):
+            return
+        text = event.get("event", "") if event else _text(record)
         self.inspector.annotate(
-            int(span_id, 16),
-            f"{record.levelname} {text[: self.inspector.config.max_field_length]}",
+            mark.number,
+            f"{record.levelname} {str(text)[: self.inspector.config.max_field_length]}",
             round(record.created * 1e9),
         )
 
     def close(self) -> None:
         self.inspector.settle()
+        self._stamps = False
         stamping.release(self)
         super().close()
 
 
 def _text(record: logging.LogRecord) -> str:
+    if not record.args and isinstance(record.msg, str):
+        return record.msg
     try:
         return record.getMessage()
     except Exception:

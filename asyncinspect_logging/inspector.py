@@ -8,42 +8,35 @@ run in the middle of anything, from meeting half-changed numbers, and needs no l
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import threading
-from bisect import bisect_left
-from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
-from itertools import islice
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat, starmap
 from typing import Any, ClassVar, Final, NamedTuple
 
 from . import clock as system_clock
 from . import opened, process
-from .catalogue import DROP_REASONS, DURATION_BOUNDS, EVENT_TYPES, LAG_BOUNDS, OTHER
+from .announced import Announced
+from .books import Books
 from .config import Config
 from .diagnostics import warn_once
 from .errors import ConfigError
-from .memory import bytes_of, estimate
-from .records import STEP_KINDS, flaw_of, payload_of
-from .retention import Note, Retention
+from .placing import Placing
+from .records import payload_of
+from .retention import Note
 from .routing import Clock, Listener
-from .sequence import Seen
-from .snapshot import Histogram, NameView, Snapshot, TaskView
-from .spans import Misuse, Span, Stepped
-from .states import LIVE, OUTCOMES, TaskState
-from .told import ToldSpan
-from .totals import Folded, NameTotals, nanoseconds
-from .views import task_view
+from .snapshot import Snapshot
+from .spans import Span
+from .summary import summarize
 
 __all__ = ["Inspector"]
 
-#: Records that wait for the one that would place them, and finished told spans remembered for late records.
-_MAX_UNPLACED: Final = 10_000
-#: Announcements after which `apply` works the batch off; spans of this process do so by `Listener.settle`.
+#: Announcements after which they are worked off; spans of this process see to that by `Listener.settle`.
 _BATCH: Final = 128
 #: Owners looked at in a scrape for having been collected; a full snapshot looks at all.
 _OWNERS_A_SCRAPE: Final = 100
-#: Slots of a span that lead to what it shares with others, or to what is not the inspector's.
-_SHARED_SLOTS: Final = frozenset({"_audience", "_below", "_route", "_token", "_owner", "_parent", "steps", "code", "name"})
 
 
 class _Annotation(NamedTuple):
@@ -56,6 +49,8 @@ class Inspector:
     config: limits and sampling; default: `Config()`.
     clock: an object with `monotonic_ns()` and `time_ns()`, both in ns, such as `testing.FakeClock`; it then also sets
         the time of the spans whose handler feeds this inspector. Default: the system's clock.
+
+    Raises ConfigError for what is no config or no clock.
     """
 
     _default: ClassVar[Inspector | None] = None
@@ -64,6 +59,8 @@ class Inspector:
     def __init__(self, config: Config | None = None, *, clock: Any = None) -> None:
         if config is not None and not isinstance(config, Config):
             raise ConfigError(f"config={config!r} is not a Config; write Inspector(Config(max_tasks=…))")
+        if clock is not None and not (hasattr(clock, "monotonic_ns") and hasattr(clock, "time_ns")):
+            raise ConfigError(f"clock={clock!r} has no monotonic_ns() and time_ns(); write Inspector(clock=FakeClock())")
         self.config = Config() if config is None else config
         self.clock: Clock = system_clock if clock is None else clock
         self.field_policy = self.config.field_policy()
@@ -71,30 +68,17 @@ class Inspector:
         self._begun: deque[Any] = deque()
         self._ended: deque[Span] = deque()
         self._inbox: deque[Any] = deque()
-        # Re-entrant, since a finaliser that runs while a batch is worked off may ask for a snapshot.
+        # Re-entrant, and not alone: a finaliser or a signal handler may run in the middle of anything done under it.
         self._lock = threading.RLock()
-        self._working = False
-        self._bounds: tuple[float, ...] = DURATION_BOUNDS
-        self._bounds_ns = nanoseconds(DURATION_BOUNDS)
+        self._busy = False
+        self._failure: Exception | None = None
         self._start()
         process.after_fork(self._after_fork)
 
     def _start(self) -> None:
-        self._live: dict[int, Span | ToldSpan] = {}
-        self._told_states = dict.fromkeys(LIVE, 0)
-        self._told_live = 0
-        self._folded: dict[int, Folded] = {}
-        self._totals: dict[str, NameTotals] = {}
-        # Seqs of the records seen, by process; and numbers of the spans that were announced without records.
-        self._seen: dict[int, Seen] = {}
-        self._announced = Seen()
-        self._unplaced: OrderedDict[int, list[Mapping[str, Any]]] = OrderedDict()
-        self._unplaced_count = 0
-        self._finished_told: OrderedDict[int, ToldSpan] = OrderedDict()
-        self._retention = Retention(self.config)
-        self._dropped = dict.fromkeys(DROP_REASONS, 0)
-        self._gaps_shown = 0
-        self._logs = 0
+        self._books = Books(self.config)
+        self._announced = Announced(self._books)
+        self._placing = Placing(self._books, self.field_policy, self._announced.numbers)
 
     @classmethod
     def default(cls) -> Inspector:
@@ -114,10 +98,14 @@ class Inspector:
         return Listener(self._begun.append, self._ended.append, self.settle, self.clock)
 
     def begun(self, span: Span) -> None:
+        """A span of this process begins, or its tally has grown."""
         self._begun.append(span)
 
     def ended(self, span: Span) -> None:
+        """A span of this process is over."""
         self._ended.append(span)
+        if len(self._ended) >= _BATCH:
+            self.settle()
 
     def apply(self, record: logging.LogRecord | Mapping[str, Any]) -> None:
         """Take in a lifecycle record: a LogRecord, an event dict, a parsed JSON line, or the payload itself.
@@ -129,238 +117,74 @@ class Inspector:
         except Exception:
             payload = {"flaw": True}
         if payload is not None:
-            self._inbox.append(payload)
-            if len(self._inbox) >= _BATCH:
-                self.settle()
+            self._receive(payload)
 
     def annotate(self, span_id: int, text: str, wall: int) -> None:
         """Note a log line inside a span, given by the number of its id. `wall`: Unix time in ns."""
-        self._inbox.append(_Annotation(Note(wall, span_id, "log", text)))
+        self._receive(_Annotation(Note(wall, span_id, "log", text)))
+
+    def _receive(self, item: Any) -> None:
+        self._inbox.append(item)
         if len(self._inbox) >= _BATCH:
             self.settle()
 
     def settle(self) -> None:
         """Work off what was announced, unless somebody is at it already. Never waits, never raises."""
-        if self._lock.acquire(blocking=False):
+        lock = self._lock
+        if lock.acquire(blocking=False):
             try:
                 self._work()
-            except Exception:
-                # One batch may be half counted then: to be told rather than to be raised into the application.
-                warn_once("inspector", "settle", "the inspector failed on a batch of records", exc_info=True)
             finally:
-                self._lock.release()
+                lock.release()
+            self._confess()
 
     # -- working off: only ever under the lock -----------------------------------------------------------------------
 
     def _work(self) -> None:
-        if self._working:
+        if self._busy:
             return
-        self._working = True
+        self._busy = True
         try:
-            # Ends are counted before begins are taken: whatever has ended by now has its begin in the queue.
-            ends = len(self._ended)
-            self._work_begun()
-            for _ in range(len(self._inbox)):
-                self._take(self._inbox.popleft())
-            self._work_ended(ends)
-            self._retention.trim()
+            # Counted in the opposite order to that in which it is announced: a span whose end is taken has its records
+            # in the inbox, and what is in there has the span's begin in the first queue.
+            ends, records, begins = len(self._ended), len(self._inbox), len(self._begun)
+            if begins:
+                self._take(self._announced.begin, self._begun, begins)
+            if records:
+                self._take(self._read, self._inbox, records)
+            if ends:
+                self._take(self._announced.end, self._ended, ends)
+                self._books.retention.trim()
         finally:
-            self._working = False
+            self._busy = False
 
-    def _work_begun(self) -> None:
-        begun, live = self._begun.popleft, self._live
-        totals = self._totals.get
-        seen = self._announced
-        for _ in range(len(self._begun)):
-            span = begun()
-            if span.__class__ is not Span:
-                self._take_other(span)
-                continue
-            number = span.number
-            if number in live:
-                continue
-            if number == seen.high + 1:
-                seen.high = number
-            elif not seen.add(number):
-                self._dropped["duplicate"] += 1
-                continue
-            live[number] = span
-            total = totals(span.name) or self._total_of(span.name)
-            total.spawned += 1
-            if span.tally is not None:
-                total.driven += 1
+    def _take(self, enter: Callable[[Iterable[Any]], None], queue: deque[Any], count: int) -> None:
+        """Have the first `count` of a queue entered into the books. One that cannot be does not keep back the others."""
+        items = starmap(queue.popleft, repeat((), count))
+        while True:
+            try:
+                enter(items)
+                return
+            except Exception as failure:
+                self._books.dropped["malformed"] += 1
+                self._failure = failure
 
-    def _work_ended(self, count: int) -> None:
-        ended, live = self._ended.popleft, self._live
-        totals = self._totals.get
-        bounds = self._bounds_ns
-        retention = self._retention
-        everything, keep, kept = retention.everything, retention.tasks.append, retention.kept
-        for _ in range(count):
-            span = ended()
-            if live.pop(span.number, None) is None:
-                self._dropped["duplicate"] += 1
-                continue
-            total = totals(span.name) or self._total_of(span.name, again=True)
-            outcome = span.outcome
-            duration = span.exited_at - span.entered_at
-            cell = total.outcomes[outcome]
-            cell.counts[bisect_left(bounds, duration)] += 1
-            cell.sum += duration
-            if span.tally is not None:
-                self._finish_driven(span, total)
-            if everything:
-                keep(span)
-                kept[outcome] += 1
+    def _read(self, items: Iterable[Any]) -> None:
+        books, place = self._books, self._placing.place
+        for item in items:
+            if item.__class__ is _Annotation:
+                books.logs += 1
+                task = books.live.get(item.note.number)
+                if task is None or books.retention.samples(task):
+                    books.retention.note(item.note)
             else:
-                retention.keep(span)
+                place(item)
 
-    def _finish_driven(self, span: Span, total: NameTotals) -> None:
-        tally = span.tally
-        assert tally is not None
-        folded = self._folded.pop(span.number, None) or Folded()
-        idle = span.exited_at - span.entered_at - tally.busy
-        total.fold(tally, folded, idle, done=tally.polls)
-        total.finish_driven(tally.polls)
-
-    def _take_other(self, item: Any) -> None:
-        if item.__class__ is Stepped:
-            self._fold_live(item.span)
-        elif item.__class__ is Misuse:
-            self._dropped["duplicate"] += 1
-        else:  # a subclass, while a span is entered twice
-            self._work_one(item)
-
-    def _take(self, item: Any) -> None:
-        if item.__class__ is _Annotation:
-            self._logs += 1
-            span = self._live.get(item.note.number)
-            if span is None or self._retention.samples(span):
-                self._retention.note(item.note)
-        else:
-            self._take_payload(item)
-
-    def _fold_live(self, span: Span) -> None:
-        number, tally = span.number, span.tally
-        if number not in self._live or tally is None:
-            return
-        folded = self._folded.get(number)
-        if folded is None:
-            folded = self._folded[number] = Folded()
-        tally.folded = True
-        under_way = span.steps is not None and span.steps.started != 0
-        idle = tally.part_from - span.entered_at - tally.busy
-        total = self._totals.get(span.name) or self._total_of(span.name, again=True)
-        total.fold(tally, folded, idle, done=tally.polls - under_way)
-
-    def _take_payload(self, payload: Mapping[str, Any]) -> None:
-        try:
-            flaw = flaw_of(payload)
-        except Exception as error:
-            flaw = type(error).__name__
-        if flaw is not None:
-            self._dropped["malformed"] += 1
-            return
-        number = int(payload["id"], 16)
-        pid = payload["pid"]
-        seen = self._seen.get(pid)
-        if seen is None:
-            seen = self._seen[pid] = Seen()
-        if not seen.add(payload["seq"]) or (number in self._announced and payload["kind"] in ("spawn", "enter", "exit")):
-            self._dropped["duplicate"] += 1
-            return
-        span = self._live.get(number)
-        if isinstance(span, Span):
-            # Of this process, and known at first hand: only the timeline has use for it.
-            self._note_step(number, payload)
-        elif span is not None:
-            self._apply_told(span, payload)
-        elif number in self._finished_told:
-            self._finished_told[number].apply(payload)
-        elif payload["kind"] in ("spawn", "enter"):
-            self._begin_told(number, payload)
-        else:
-            self._hold(number, payload)
-
-    def _begin_told(self, number: int, payload: Mapping[str, Any]) -> None:
-        span = ToldSpan(number, payload["name"])
-        total = self._totals.get(span.name) or self._total_of(span.name)
-        total.spawned += 1
-        total.driven += 1
-        self._live[number] = span
-        self._told_live += 1
-        self._apply_told(span, payload)
-        held = self._unplaced.pop(number, ())
-        self._unplaced_count -= len(held)
-        for later in sorted(held, key=lambda held: held["seq"]):
-            if number in self._live:
-                self._apply_told(span, later)
-
-    def _apply_told(self, span: ToldSpan, payload: Mapping[str, Any]) -> None:
-        before = span.state
-        if not span.apply(payload):
-            self._dropped["duplicate"] += 1
-            return
-        if before is not None:
-            self._told_states[before] -= 1
-        total = self._totals.get(span.name) or self._total_of(span.name, again=True)
-        folded = self._folded.setdefault(span.number, Folded())
-        tally = span.tally
-        self._note_step(span.number, payload)
-        if span.outcome is None:
-            assert span.state is not None
-            self._told_states[span.state] += 1
-            total.fold(tally, folded, 0, done=0)  # type: ignore[arg-type]
-            return
-        del self._live[span.number]
-        self._told_live -= 1
-        del self._folded[span.number]
-        duration = span.exited_at - span.entered_at
-        cell = total.outcomes[span.outcome]
-        cell.counts[bisect_left(self._bounds_ns, duration)] += 1
-        cell.sum += duration
-        seen = span.seen_stepping
-        total.fold(tally, folded, duration - tally.busy if seen else 0, done=tally.polls if seen else 0)  # type: ignore[arg-type]
-        total.finish_driven(tally.polls)
-        self._retention.keep(span)
-        self._finished_told[span.number] = span
-        if len(self._finished_told) > _MAX_UNPLACED:
-            self._finished_told.popitem(last=False)
-
-    def _hold(self, number: int, payload: Mapping[str, Any]) -> None:
-        """Keep a record whose span has not been heard of: its beginning may come from another file. While it waits,
-        and for good once there are too many, it counts as a gap.
-        """
-        self._unplaced.setdefault(number, []).append(payload)
-        self._unplaced_count += 1
-        while self._unplaced_count > _MAX_UNPLACED:
-            _, oldest = self._unplaced.popitem(last=False)
-            self._unplaced_count -= len(oldest)
-            self._dropped["gap"] += len(oldest)
-
-    def _note_step(self, number: int, payload: Mapping[str, Any]) -> None:
-        kind = payload["kind"]
-        config = self.config
-        if kind not in STEP_KINDS or (kind == "wake" and not config.track_wakes):
-            return
-        if kind in ("suspend", "resume") and not config.track_polls:
-            return
-        span = self._live.get(number)
-        if span is None or self._retention.samples(span):
-            detail = payload.get("on") or payload.get("resource") or ""
-            self._retention.note(Note(payload["wall"], number, kind, str(detail)))
-
-    def _total_of(self, name: str, *, again: bool = False) -> NameTotals:
-        """The totals of a name met for the first time, or those of the names beyond the limit."""
-        limit = self.config.max_names
-        if limit is not None and len(self._totals) - (OTHER in self._totals) >= limit and name != OTHER:
-            if not again:
-                self._dropped["max_names"] += 1
-            name = OTHER
-        total = self._totals.get(name)
-        if total is None:
-            total = self._totals[name] = NameTotals(name, len(self._bounds))
-        return total
+    def _confess(self) -> None:
+        """Tell of a failure, after the lock was given back: whoever is told may need it."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            warn_once("inspector", type(failure).__qualname__, "a span could not be counted: %r", failure)
 
     # -- out ----------------------------------------------------------------------------------------------------------
 
@@ -369,115 +193,48 @@ class Inspector:
         opened.close_collected(sys.maxsize if tasks else _OWNERS_A_SCRAPE)
         with self._lock:
             self._work()
-            now = self.clock.monotonic_ns()
-            offset = system_clock.wall_ns(0, self.clock)
-            names = {name: total.view(self._bounds) for name, total in self._totals.items()}
-            return Snapshot(
-                taken_at=(now + offset) / 1e9,
-                tasks=self._task_views(now, offset) if tasks else (),
-                names=names,
-                states=self._state_counts(),
-                events=self._event_counts(names),
-                dropped=self._drop_counts(),
-                memory=self._memory(),
-                findings=(),
-                deadlocks=0,
-                lints={},
-                loop_lag=Histogram(LAG_BOUNDS, (0,) * (len(LAG_BOUNDS) + 1), 0.0),
-            )
+            # Nothing may be worked off meanwhile, by a finaliser that runs in this thread.
+            busy, self._busy = self._busy, True
+            try:
+                snapshot = summarize(self._books, self._placing, self.clock, tasks=tasks)
+            finally:
+                self._busy = busy
+        self._confess()
+        return snapshot
 
-    def _task_views(self, now: int, offset: int) -> tuple[TaskView, ...]:
-        running = {span.number for span in opened.running_spans()}
-        notes = self._retention.notes_by_span()
-        fields = self.config.capture_fields
-        views = []
-        for task in (*self._live.values(), *self._retention.tasks):
-            if isinstance(task, ToldSpan):
-                state = task.state or TaskState.PENDING
-            elif not task.entered_at:
-                state = TaskState.PENDING
-            else:
-                state = TaskState.RUNNING if task.number in running else TaskState.BLOCKED
-            views.append(task_view(task, state, now, notes.get(task.number, ()), offset, fields=fields))
-        return tuple(views)
-
-    def _state_counts(self) -> dict[str, int]:
-        live = self._live
-        pending = sum(number in live for number in opened.pending_numbers())
-        running = sum(span.number in live for span in opened.running_spans())
-        told = self._told_states
-        return {
-            "pending": pending + told[TaskState.PENDING],
-            "running": running + told[TaskState.RUNNING],
-            "blocked": max(0, len(live) - self._told_live - pending - running) + told[TaskState.BLOCKED],
-            **self._retention.states(),
-        }
-
-    def _event_counts(self, names: Mapping[str, NameView]) -> dict[str, int]:
-        counts = dict.fromkeys(EVENT_TYPES, 0)
-        for view in names.values():
-            counts["spawn"] += view.spawned
-            counts["poll"] += view.polls
-            counts["wake"] += view.wakes
-            counts["drop"] += view.finished
-        counts["log"] = self._logs
-        return counts
-
-    def _drop_counts(self) -> dict[str, int]:
-        # A record that waits counts as a gap, and placing it later must not make the counter fall.
-        self._gaps_shown = max(self._gaps_shown, self._dropped["gap"] + self._unplaced_count)
-        return {
-            **self._dropped,
-            "max_tasks": self._retention.dropped_tasks,
-            "max_events": self._retention.dropped_events,
-            "gap": self._gaps_shown,
-        }
-
-    def _memory(self) -> dict[str, int]:
-        shared: set[int] = set()
-        live, kept, notes = self._live, self._retention.tasks, self._retention.notes
-        tasks = estimate(live, islice(live.values(), 48), _SHARED_SLOTS, shared) + sys.getsizeof(live)
-        tasks += estimate(kept, self._retention.sample_of(kept, 48), _SHARED_SLOTS, shared) + sys.getsizeof(kept)
-        events = estimate(notes, self._retention.sample_of(notes, 48), frozenset(), shared) + sys.getsizeof(notes)
-        metadata = estimate(self._totals, islice(self._totals.values(), 48), frozenset(), set())
-        metadata += sys.getsizeof(self._totals) + sum(sys.getsizeof(seen) for seen in self._seen.values())
-        metadata += bytes_of(list(self._unplaced.values())[:48], set())
-        return {"tasks": tasks, "events": events, "metadata": metadata}
+    # -- settings -----------------------------------------------------------------------------------------------------
 
     def add_duration_bounds(self, bounds: Sequence[float]) -> None:
         """Count task durations at these bounds (seconds) too, from now on; what was counted before stays in the
-        buckets that it was put into.
+        buckets that it was put into. Raises ConfigError for what is not a number of seconds above 0.
         """
+        for bound in bounds:
+            if isinstance(bound, bool) or not isinstance(bound, int | float) or not 0 < bound < math.inf:
+                raise ConfigError(f"bound {bound!r} is not a number of seconds above 0; write for example 0.25")
         with self._lock:
             self._work()
-            merged = tuple(sorted({*self._bounds, *(float(bound) for bound in bounds)}))
-            if merged == self._bounds:
-                return
-            positions = [merged.index(bound) for bound in self._bounds] + [len(merged)]
-            for total in self._totals.values():
-                total.rebucket(positions, len(merged))
-            self._bounds, self._bounds_ns = merged, nanoseconds(merged)
+            self._books.add_bounds(tuple(float(bound) for bound in bounds))
 
     def reset(self) -> None:
         """Forget everything but the tasks that are live, which count as spawned again."""
         with self._lock:
             self._work()
-            live, seen, told = self._live, (self._seen, self._announced), (self._told_states, self._told_live)
-            self._start()
-            self._live, (self._seen, self._announced) = live, seen
-            self._told_states, self._told_live = told
-            for span in live.values():
-                total = self._totals.get(span.name) or self._total_of(span.name)
-                total.spawned += 1
-                if span.tally is not None:
-                    total.driven += 1
-                    self._folded[span.number] = folded = Folded()
-                    NameTotals("", 0).fold(span.tally, folded, 0, done=0)  # type: ignore[arg-type]
+            books = Books(self.config, self._books.bounds)
+            self._announced.carry_over(self._books, books)
+            self._placing.carry_over(self._books, books)
+            self._books = books
 
     def _after_fork(self) -> None:
         """The parent goes on counting what it counted; the child begins at zero, with a lock that nobody holds."""
         self._lock = threading.RLock()
-        self._working = False
+        self._busy = False
         for queue in (self._begun, self._ended, self._inbox):
             queue.clear()
         self._start()
+
+
+def _default_after_fork() -> None:
+    Inspector._default_lock = threading.Lock()
+
+
+process.after_fork(_default_after_fork)

@@ -6,56 +6,82 @@ A walk over everything would make a scrape cost more the more tasks there are.
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Iterable, Sized
 from itertools import islice
-from types import CodeType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-__all__ = ["bytes_of", "estimate"]
+if TYPE_CHECKING:
+    from .books import Books
+    from .placing import Placing
+
+__all__ = ["memory_of"]
 
 _SAMPLE: Final = 48
-_ATOMS: Final = (bool, type(None), type, CodeType)
+#: Slots of a span that lead to what it shares with others, or to what is not the inspector's.
+_SHARED_SLOTS: Final = frozenset({"_audience", "_below", "_code", "_owner", "_parent", "_route", "name", "steps"})
+_PLAIN: Final = frozenset({dict, list, tuple, set, frozenset, str, bytes, int, float})
+#: What the garbage collector keeps before each object that it watches, which `__sizeof__` leaves out.
+_GC_HEADER: Final = sys.getsizeof([]) - [].__sizeof__()
 
 
-def bytes_of(value: Any, seen: set[int]) -> int:
-    """Size of a value and of the plain data below it, each object once, without what is not ours (code, classes)."""
-    if isinstance(value, _ATOMS) or id(value) in seen or callable(value):
-        return 0
-    if isinstance(value, int) and -5 <= value <= 256:
+def memory_of(books: Books, placing: Placing) -> dict[str, int]:
+    """Bytes by component of the metric catalogue. Costs the same however much there is."""
+    live, retention, seen = books.live, books.retention, set[int]()
+    tasks = sys.getsizeof(live) + sys.getsizeof(books.folded) + sys.getsizeof(retention.tasks)
+    tasks += _scaled(live, _first(live.values()), seen)
+    tasks += _scaled(books.folded, _first(books.folded.values()), seen)
+    tasks += _scaled(retention.tasks, _both_ends(retention.tasks), seen)
+    events = sys.getsizeof(retention.notes) + _scaled(retention.notes, _both_ends(retention.notes), seen)
+    metadata = sys.getsizeof(books.totals) + sys.getsizeof(placing)
+    metadata += _scaled(books.totals, _first(books.totals.values()), set(), skip=frozenset())
+    return {"tasks": tasks, "events": events, "metadata": metadata}
+
+
+def _first(things: Iterable[Any]) -> list[Any]:
+    return list(islice(things, _SAMPLE))
+
+
+def _both_ends(things: deque[Any]) -> list[Any]:
+    half = _SAMPLE // 2
+    if len(things) <= _SAMPLE:
+        return list(things)
+    return [things[index] for index in range(half)] + [things[-1 - index] for index in range(half)]
+
+
+def _scaled(things: Sized, some: list[Any], seen: set[int], skip: frozenset[str] = _SHARED_SLOTS) -> int:
+    """Bytes of all `things`, from a look at `some` of them. What is in `seen` is not counted; what is met is added."""
+    return round(sum(_bytes(thing, skip, seen) for thing in some) / len(some) * len(things)) if some else 0
+
+
+def _bytes(value: Any, skip: frozenset[str], seen: set[int]) -> int:
+    """Size of an object and of what hangs on it, each once, without what is not ours (code, classes, `skip`)."""
+    cls = type(value)
+    if value is None or cls is bool or id(value) in seen or (cls is int and -5 <= value <= 256):
         return 0
     seen.add(id(value))
     size = sys.getsizeof(value)
-    if isinstance(value, dict):
+    if cls is dict:
         for key, item in value.items():
-            size += bytes_of(key, seen) + bytes_of(item, seen)
+            size += _bytes(key, skip, seen) + _bytes(item, skip, seen)
     elif isinstance(value, list | tuple | set | frozenset):
         for item in value:
-            size += bytes_of(item, seen)
+            size += _bytes(item, skip, seen)
+    elif cls not in _PLAIN:
+        for slot in _slots_of(cls):
+            if slot not in skip:
+                item = getattr(value, slot, None)
+                if type(item) in _PLAIN or hasattr(type(item), "__slots__"):
+                    size += _bytes(item, skip, seen)
     return size
 
 
-def object_bytes(thing: Any, skip: frozenset[str], seen: set[int]) -> int:
-    """Size of an object with slots and of the data in them, but for the slots named in `skip`, which are shared."""
-    size = sys.getsizeof(thing)
-    for cls in type(thing).__mro__:
-        slots = cls.__dict__.get("__slots__", ())
-        for slot in (slots,) if isinstance(slots, str) else slots:
-            if slot in skip or slot.startswith("__"):
-                continue
-            value = getattr(thing, slot, None)
-            if hasattr(type(value), "__slots__") and not isinstance(value, tuple) and not callable(value):
-                if id(value) not in seen:
-                    seen.add(id(value))
-                    size += object_bytes(value, skip, seen)
-            else:
-                size += bytes_of(value, seen)
-    return size
+_slots: dict[type, tuple[str, ...]] = {}
 
 
-def estimate(things: Sized, some: Iterable[Any], skip: frozenset[str], shared: set[int]) -> int:
-    """Bytes of all `things`, from a look at `some` of them. What is in `shared` is not counted; what is met is added."""
-    count, total = 0, 0
-    for thing in islice(some, _SAMPLE):
-        count += 1
-        total += object_bytes(thing, skip, shared) if hasattr(type(thing), "__slots__") and not isinstance(thing, tuple) else bytes_of(thing, shared)
-    return round(total / count * len(things)) if count else 0
+def _slots_of(cls: type) -> tuple[str, ...]:
+    slots = _slots.get(cls)
+    if slots is None:
+        found = (slot for base in cls.__mro__ for slot in base.__dict__.get("__slots__", ()))
+        slots = _slots[cls] = tuple(slot for slot in found if not slot.startswith("__"))
+    return slots

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["close_collected", "end_all", "open_of", "open_spans", "pending", "pending_numbers", "running_spans"]
 
-#: Innermost open span by owner: id of the driver's `Steps`, id of the task, or minus the thread id.
+#: Innermost open span by owner: of the driver's span, id of the task, or minus the thread id.
 open_of: Final[dict[int, Span]] = {}
 #: Spans of tasks that were created and not yet stepped, by number.
 pending: Final[dict[int, Span]] = {}
@@ -46,7 +46,7 @@ def running_spans() -> list[Span]:
 
     At most a few, whatever the number of open spans: it costs the same with ten as with a million.
     """
-    tops: list[Span | None] = [open_of.get(steps.key) for steps in list(stepping.values()) if steps.started]
+    tops: list[Span | None] = [open_of.get(steps._key) for steps in list(stepping.values()) if steps.started]
     tops += [open_of.get(id(task)) for task in _tasks_running()]
     tops += [open_of.get(-ident) for ident in sys._current_frames()]
     running: list[Span] = []
@@ -71,12 +71,10 @@ _loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 
 def other_task() -> Any:
     """The task of another framework than asyncio, or None."""
-    trio = sys.modules.get("trio")
-    if trio is None:
-        return None
+    trio: Any = sys.modules.get("trio")
     try:
         return trio.lowlevel.current_task()
-    except (RuntimeError, AttributeError):
+    except (RuntimeError, AttributeError):  # outside trio's loop, or trio half imported
         return None
 
 

@@ -21,7 +21,8 @@ trace_high: int
 new_number: Callable[[], int]
 new_seq: Callable[[], int]
 
-_after_fork: list[Any] = []
+#: What to call in a child, by the id of the reference to it.
+_after_fork: dict[int, tuple[Callable[[], Any], Callable[..., Any]]] = {}
 
 
 def _begin() -> None:
@@ -47,17 +48,31 @@ def after_fork(method: Callable[[], None]) -> None:
 
     A bound method's object is held weakly.
     """
-    _after_fork.append(weakref.WeakMethod(method) if hasattr(method, "__self__") else (lambda: method))
+    owner = getattr(method, "__self__", None)
+    if owner is None:
+        _after_fork[id(method)] = (_constant(None), method)
+        return
+
+    # Forgotten with its object, by an operation that a finaliser can do at any moment, also while Python shuts down.
+    def forget(gone: weakref.ref[Any], forget_it: Any = _after_fork.pop) -> None:
+        forget_it(id(gone), None)
+
+    reference = weakref.ref(owner, forget)
+    _after_fork[id(reference)] = (reference, method.__func__)  # type: ignore[attr-defined]
+
+
+def _constant(value: Any) -> Callable[[], Any]:
+    return lambda: value
 
 
 def _in_child() -> None:
     _begin()
-    for reference in list(_after_fork):
-        method = reference()
-        if method is None:
-            _after_fork.remove(reference)
-        else:
-            method()
+    for reference, function in list(_after_fork.values()):
+        owner = reference()
+        if owner is not None:
+            function(owner)
+        elif not isinstance(reference, weakref.ref):
+            function()
 
 
 _begin()

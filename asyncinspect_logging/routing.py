@@ -7,6 +7,7 @@ ordinary handlers as the level rules allow; and who hears a span is decided once
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
@@ -181,46 +182,66 @@ def accepts_spans(handler: logging.Handler) -> bool:
 class Route:
     """The path from one logger up to the root, with the audience found there and what it was found from."""
 
-    __slots__ = ("_audience", "_disabled", "_enabled", "_filters", "_seen", "logger")
+    __slots__ = (
+        "_above",
+        "_disabled",
+        "_enabled",
+        "_filters",
+        "_handlers",
+        "_propagates",
+        "_root",
+        "_root_handlers",
+        "_whose",
+        "logger",
+    )
 
     def __init__(self, logger: logging.Logger) -> None:
         self.logger = logger
-        self._audience: Audience | None = None
-        # What was seen when the audience was worked out: per logger on the path a copy of its list of handlers, and
-        # whether it hands records on. The lists are compared, not trusted: logging changes them in place and tells
-        # nobody. Levels need no look: logging forgets `Logger._cache` with every change of a level anywhere.
-        self._seen: tuple[tuple[logging.Logger, list[logging.Handler], bool], ...] | None = None
+        self._whose: Audience | None = None
+        # What the audience was worked out from. It is compared, not trusted, since logging changes all of it in place
+        # and tells nobody; copies of the lists of handlers of both ends of the path, and of the loggers between.
+        # A change of a level anywhere shows in `Logger._cache`, which logging empties then.
+        self._handlers: list[logging.Handler] | None = None
+        self._root = logger
+        self._root_handlers: list[logging.Handler] = []
+        self._above: tuple[tuple[logging.Logger, list[logging.Handler]], ...] = ()
         self._filters: tuple[list[Any], ...] = ()
-        self._enabled: bool | None = None
+        self._propagates = True
         self._disabled = False
+        self._enabled: bool | None = None
 
     def audience(self) -> Audience | None:
         """Who hears a span that begins now, or None."""
-        seen = self._seen
         own = self.logger
-        if seen is None or own.disabled is not self._disabled or own._cache.get(10) is not self._enabled:  # type: ignore[attr-defined]
+        if (
+            own.handlers != self._handlers
+            or self._root.handlers != self._root_handlers
+            or own._cache.get(10) is not self._enabled  # type: ignore[attr-defined]
+            or own.propagate is not self._propagates
+            or own.disabled is not self._disabled
+            or own.filters
+        ):
             return self._look()
-        for logger, handlers, propagate in seen:
-            if logger.handlers != handlers or logger.propagate is not propagate:
-                return self._look()
         for filters in self._filters:
             if filters:
                 return self._look()
-        return self._audience
+        if self._above:
+            for logger, handlers in self._above:
+                if logger.handlers != handlers or not logger.propagate:
+                    return self._look()
+        return self._whose
 
     def _look(self) -> Audience | None:
+        """Work the audience out anew."""
         own = self.logger
-        seen = []
+        loggers: list[logging.Logger] = []
         path: list[logging.Handler] = []
         node: logging.Logger | None = own
         while node is not None:
-            seen.append((node, list(node.handlers), node.propagate))
+            loggers.append(node)
             path.extend(handler for handler in node.handlers if handler not in path)
             node = node.parent if node.propagate else None
         debug, trace = own.isEnabledFor(logging.DEBUG), own.isEnabledFor(TRACE)
-        self._seen = tuple(seen)
-        self._disabled = own.disabled
-        self._enabled = own._cache.get(logging.DEBUG)  # type: ignore[attr-defined]
 
         listeners: list[Listener] = []
         accepting: list[logging.Handler] = []
@@ -228,8 +249,7 @@ class Route:
         steps: list[logging.Handler] = []
         policies: list[FieldPolicy] = []
         ordinary = False
-        # A filter set on the logger later must be noticed too; while there is one, everybody gets records to filter.
-        filters: list[list[Any]] = [own.filters]
+        filters: list[list[Any]] = []
         for handler in path:
             if accepts_spans(handler):
                 accepting.append(handler)
@@ -251,21 +271,33 @@ class Route:
                     receivers.append(handler)
                     if trace and handler.level <= TRACE:
                         steps.append(handler)
-        if ordinary:
-            # The level of each ordinary handler counts now, and to watch them all costs as much as to look again.
-            self._seen = None
+        # With ordinary handlers the level of each counts too, and to watch them costs as much as to look again.
+        self._handlers = None if ordinary else list(own.handlers)
+        self._root = loggers[-1]
+        self._root_handlers = list(loggers[-1].handlers)
+        self._above = tuple((logger, list(logger.handlers)) for logger in loggers[1:-1])
         self._filters = tuple(filters)
+        self._propagates, self._disabled = own.propagate, own.disabled
+        self._enabled = own._cache.get(logging.DEBUG)  # type: ignore[attr-defined]
+        # With ordinary handlers the level of each counts too, and to watch them costs as much as to look again.
+        self._handlers = None if ordinary else list(own.handlers)
+        self._root = loggers[-1]
+        self._root_handlers = list(loggers[-1].handlers)
+        self._above = tuple((logger, list(logger.handlers)) for logger in loggers[1:-1])
+        self._filters = tuple(filters)
+        self._propagates, self._disabled = own.propagate, own.disabled
+        self._enabled = own._cache.get(logging.DEBUG)  # type: ignore[attr-defined]
         if own.filters and receivers:
             # A filter on the logger has its say like one on a handler: once, on the span's first record.
             receivers = [_Filtered(own, handler) for handler in receivers]
             steps = [_Filtered(own, handler) for handler in steps]
         if not listeners and not receivers:
-            self._audience = None
+            self._whose = None
             return None
         policy = policies[0] if policies else DEFAULT_POLICY
         for other in policies[1:]:
             policy = policy.merge(other)
-        self._audience = Audience(
+        self._whose = Audience(
             listeners,
             tuple(accepting),
             tuple(receivers),
@@ -273,7 +305,7 @@ class Route:
             policy,
             own.name,
         )
-        return self._audience
+        return self._whose
 
 
 class _Filtered(logging.Handler):
@@ -334,10 +366,27 @@ _routes: dict[logging.Logger, Route] = {}
 
 def route_of(logger: logging.Logger) -> Route:
     """The route that begins at `logger`; one for each, kept (loggers live as long as the process)."""
+    if not isinstance(logger, logging.Logger):
+        kind = type(logger)
+        return _kinds[kind](logger) if kind in _kinds else _other_route(logger)
     route = _routes.get(logger)
     if route is None:
-        if not isinstance(logger, logging.Logger):
-            warn_once("bad logger", type(logger).__qualname__, "span(logger=%r): not a logger; using the default", logger)
-            return route_of(logging.getLogger("asyncinspect"))
         route = _routes[logger] = Route(logger)
     return route
+
+
+#: How the routes of structlog's loggers are made, by their type.
+_kinds: dict[type, Callable[[Any], Route]] = {}
+
+
+def _other_route(logger: Any) -> Route:
+    if isinstance(logger, logging.LoggerAdapter):
+        return route_of(logger.logger)
+    if "structlog" in sys.modules and hasattr(logger, "bind") and hasattr(logger, "_context"):
+        from .structlog_route import StructlogRoute
+
+        _kinds[type(logger)] = StructlogRoute
+        return StructlogRoute(logger)
+    kind = type(logger).__qualname__
+    warn_once("bad logger", kind, "span(logger=<%s>): not a logger; using the default", kind)
+    return route_of(logging.getLogger("asyncinspect"))

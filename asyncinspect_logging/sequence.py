@@ -7,7 +7,7 @@ from typing import Final
 
 __all__ = ["Seen"]
 
-#: Runs of numbers kept. With more holes than that the oldest are given up, and what is older counts as seen before.
+#: Runs of numbers kept. With more holes than that the lowest are given up: the numbers in them count as seen.
 MAX_RUNS: Final = 32_768
 
 
@@ -17,7 +17,7 @@ class Seen:
     `high` is the end of the run that grows just now; a caller in a hurry may extend it by one itself.
     """
 
-    __slots__ = ("_forgotten", "_highs", "_low", "_lows", "high")
+    __slots__ = ("_forgotten", "_highs", "_low", "_lowest", "_lows", "high")
 
     def __init__(self) -> None:
         self._low = 0
@@ -25,14 +25,15 @@ class Seen:
         # The other runs, in order; none of them touches another.
         self._lows: list[int] = []
         self._highs: list[int] = []
-        self._forgotten = -1
+        # The holes between these two were given up.
+        self._lowest, self._forgotten = 0, -1
 
     def add(self, number: int) -> bool:
         """Note a number; returns False where it was there already."""
         if number == self.high + 1:
             self.high = number
             return True
-        if self._low <= number <= self.high or number <= self._forgotten:
+        if self._low <= number <= self.high or self._lowest <= number <= self._forgotten:
             return False
         # The current run takes its place among the others, and the number opens the next.
         lows, highs = self._lows, self._highs
@@ -45,12 +46,18 @@ class Seen:
         # The highest run is the one that most likely grows next.
         self._low, self.high = lows.pop(), highs.pop()
         if len(lows) > MAX_RUNS:
-            self._forgotten = highs[MAX_RUNS // 2]
-            del lows[: MAX_RUNS // 2 + 1], highs[: MAX_RUNS // 2 + 1]
+            self._give_up(MAX_RUNS // 2)
         return True
 
+    def _give_up(self, runs: int) -> None:
+        lows, highs = self._lows, self._highs
+        if self._forgotten < 0 or lows[0] < self._lowest:
+            self._lowest = lows[0]
+        self._forgotten = max(self._forgotten, highs[runs - 1])
+        del lows[:runs], highs[:runs]
+
     def __contains__(self, number: int) -> bool:
-        if self._low <= number <= self.high or number <= self._forgotten:
+        if self._low <= number <= self.high or self._lowest <= number <= self._forgotten:
             return True
         place = bisect_right(self._lows, number) - 1
         return place >= 0 and number <= self._highs[place]
@@ -79,4 +86,5 @@ class Seen:
         return sorted(found)
 
     def __sizeof__(self) -> int:
+        # A list has 8 bytes for a number, and the number itself takes 32.
         return object.__sizeof__(self) + (self._lows.__sizeof__() + self._highs.__sizeof__()) * 5

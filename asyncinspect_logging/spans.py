@@ -13,18 +13,21 @@ import weakref
 from _thread import get_ident
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import CodeType, TracebackType
-from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from . import process
 from .diagnostics import warn_once
 from .fields import error_of
-from .opened import open_of, other_task, pending
+from .opened import open_of, other_task
 from .records import SpanRecord
 from .routing import DEFAULT_POLICY, Audience, Route, delivering, route_of
-from .steps import FIRST_BOUND, Steps, Tally, count_slow, stepping
+from .steps import Tally, end_part, stepping, unpack
 from .traceparent import format_traceparent, parse_parent
 
-__all__ = ["LOGGER", "Misuse", "Span", "Stepped", "annotate", "current_span", "enter_spawned", "span", "spawn"]
+__all__ = ["INHERIT", "LOGGER", "Misuse", "Span", "annotate", "current", "current_span", "span"]
+
+if TYPE_CHECKING:
+    from .driven import DrivenSpan
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -32,9 +35,10 @@ _R = TypeVar("_R")
 #: The span logger: its handlers, and those above it, hear of the spans that name no logger of their own.
 LOGGER: Final = logging.getLogger("asyncinspect")
 
-_current: contextvars.ContextVar[Span | None] = contextvars.ContextVar("asyncinspect_span", default=None)
+current: contextvars.ContextVar[Span | None] = contextvars.ContextVar("asyncinspect_span", default=None)
 _default_route: Final = route_of(LOGGER)
 _weak = weakref.ref
+_modules = sys.modules
 _running_loop = asyncio._get_running_loop
 
 if sys.version_info >= (3, 12):
@@ -51,7 +55,7 @@ class _Inherit:
         return "<the current span>"
 
 
-_INHERIT: Final = _Inherit()
+INHERIT: Final = _Inherit()
 
 
 class Span:
@@ -79,7 +83,7 @@ class Span:
     outcome: str | None
     error: Mapping[str, Any]
     tally: Tally | None
-    steps: Steps | None
+    steps: DrivenSpan | None
     _audience: Audience | None
     _below: Span | None
     _key: int
@@ -128,7 +132,7 @@ class Span:
         /,
         *,
         logger: Any = None,
-        parent: Any = _INHERIT,
+        parent: Any = INHERIT,
         links: Iterable[Span | str] = (),
         **fields: Any,
     ) -> None:
@@ -149,29 +153,32 @@ class Span:
         if self.number:
             self._misused("entered twice")
             return self
-        current = _current.get()
+        around = current.get()
         self._audience = audience = self._route.audience()
-        if audience is None or delivering.now:
+        if audience is None or (audience.receivers and delivering.now):
             # Nobody listens: be current, and cost as little as that.
             self._audience = None
             self.number = -1
             self.outcome = "unheard"
-            self._below = current
-            self._token = _current.set(self)
+            self._below = around
+            self._token = current.set(self)
             return self
         self.thread = ident = get_ident()
         steps = stepping.get(ident)
         self.entered_at = t = audience.clock.monotonic_ns()
         if steps is not None and steps.started:
             # Inside a step of a driver: the span is the driver's, and which task that is need not be asked.
-            self._key = key = steps.key
+            self._key = key = steps._key
             self._owner = None
             self.tally = Tally(t)
             self.steps = steps
         else:
             self.tally = self.steps = None
             loop = _running_loop()
-            task = other_task() if loop is None else _current_task(loop)
+            if loop is not None:
+                task = _current_task(loop)
+            else:
+                task = other_task() if "trio" in _modules else None
             if task is None:
                 self._key = key = -ident
                 self._owner = None
@@ -180,37 +187,61 @@ class Span:
                 self._owner = _weak(task)
         self._below = below = open_of.get(key)
         self.number = number = process.new_number()
-        if current is below and self._parent is _INHERIT:
-            if current is None:
+        if around is below and self._parent is INHERIT:
+            if around is None:
                 self.parent_number = 0
                 self.trace = number
             else:
-                self.parent_number = current.number
-                self.trace = current.trace
+                self.parent_number = around.number
+                self.trace = around.trace
         else:
-            self._find_parent(current)
+            self._find_parent(around)
         if self.fields:
             self.fields = audience.policy.apply(self.fields)
         open_of[key] = self
         audience.begun(self)
         if audience.receivers:
             self._introduce(audience)
-        self._token = _current.set(self)
+        self._token = current.set(self)
         return self
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        token = self._token
-        if token is None:
+        if self._token is None:
             self._misused("exited twice" if self.number else "exited without being entered")
             return
         audience = self._audience
         if audience is not None:
-            self._end(audience, audience.clock.monotonic_ns(), exc)
+            t = audience.clock.monotonic_ns()
+            key = self._key
+            if exc is None and self.tally is None and not audience.receivers and open_of.get(key) is self:
+                # What `_end` comes to for most spans.
+                self.exited_at = t if t > self.entered_at else self.entered_at
+                below = self._below
+                if below is None:
+                    del open_of[key]
+                else:
+                    open_of[key] = below
+                self.outcome = "completed"
+                audience.ended(self)
+                if not self.number & 63:
+                    audience.settle()
+            else:
+                self._end(audience, t, exc)
+        token = self._token
         self._token = None
         try:
-            _current.reset(token)
+            current.reset(token)  # type: ignore[arg-type]
+        except (ValueError, RuntimeError):
+            _leave_context(self)
+
+    def _leave(self) -> None:
+        """Make current again what was before."""
+        token = self._token
+        self._token = None
+        try:
+            current.reset(token)  # type: ignore[arg-type]
         except (ValueError, RuntimeError):
             _leave_context(self)
 
@@ -220,7 +251,7 @@ class Span:
         self.exited_at = t if t > self.entered_at else self.entered_at
         tally = self.tally
         if tally is not None and self.steps.started:  # type: ignore[union-attr]
-            self._end_part(tally, t)
+            end_part(tally, t)
         key = self._key
         if open_of.get(key) is self:
             below = self._below
@@ -239,7 +270,7 @@ class Span:
 
     # -- the rest ---------------------------------------------------------------------------------------------------
 
-    def _find_parent(self, current: Span | None) -> None:
+    def _find_parent(self, around: Span | None) -> None:
         """The cases that are not plain nesting within an owner: an explicit parent, a task spawned inside a span, and
         a current span that is closed or unheard.
         """
@@ -248,8 +279,8 @@ class Span:
         parent = self._parent
         if parent is None:
             return
-        if parent is _INHERIT:
-            parent = current
+        if parent is INHERIT:
+            parent = around
             # What a broken-off async generator left behind in its caller's context is no parent: it was this owner's
             # and is over. The closed span of another owner is one: it is what this task was spawned in.
             while parent is not None and (parent.number < 0 or (parent.outcome is not None and parent._key == self._key)):
@@ -291,27 +322,6 @@ class Span:
         self._audience = audience.narrowed(record)
         if self.steps is not None and self._audience.steps:
             self.steps.traced = True
-
-    def _end_part(self, tally: Tally, t: int) -> None:
-        """Close the books on the part of the step going on in which the span was open."""
-        part = t - tally.part_from
-        if part > 0:
-            tally.busy += part
-            if part > tally.max_poll:
-                tally.max_poll = part
-        if part > FIRST_BOUND:
-            tally.slow_polls = count_slow(tally.slow_polls, part)
-
-    def _announce_steps(self, audience: Audience) -> None:
-        audience.begun(Stepped(self))
-
-    def end_unstarted(self) -> None:
-        """End the span of a task that was collected before its first step."""
-        if enter_spawned(self, 0) is not None:
-            audience = self._audience
-            assert audience is not None
-            self._token = None
-            self._end(audience, self.entered_at, None, "abandoned")
 
     def _unlink(self) -> None:
         """Leave the owner's open spans from somewhere below the top: this span ends before one that began after it."""
@@ -422,7 +432,7 @@ class Span:
     def task_name(self) -> str | None:
         """Qualified name of the coroutine whose task owns the span; None outside a task, or once the task is gone."""
         if self.steps is not None:
-            return self.steps.name
+            return self.steps.coro_name
         task = None if self._owner is None else self._owner()
         if task is None:
             return None
@@ -472,9 +482,9 @@ class Span:
         for key in ("polls", "busy", "scheduled", "max_poll", "wakes", "self_wakes"):
             found[key] = getattr(tally, key)
         for key in ("slow_polls", "slow_waits"):
-            slow = getattr(tally, key)
-            if slow:
-                found[key] = [list(item) for item in sorted(slow.items())]
+            packed = getattr(tally, key)
+            if packed:
+                found[key] = [[bucket, count] for bucket, count in enumerate(unpack(packed)) if count]
         return found
 
     def __repr__(self) -> str:
@@ -493,63 +503,10 @@ class _SpanEnteredAgain(Span):
         self.__class__ = Span
 
 
-def spawn(span: Span, steps: Steps, context: contextvars.Context | None) -> None:
-    """Announce the span of a task that is being made, before its first step. Its parent is the span that is current
-    in the task's `context` (None: in a copy of this one).
-    """
-    audience = span._route.audience()
-    if audience is None or delivering.now:
-        return
-    span.steps = steps
-    span._key = steps.key
-    span._below = span._owner = None
-    span.thread = 0
-    span.entered_at = 0
-    span._spawned_at = t = audience.clock.monotonic_ns()
-    span.tally = Tally(t)
-    span.number = number = process.new_number()
-    span._audience = audience
-    current = _current.get() if context is None else context.get(_current)
-    if current is not None and current.outcome is None and span._parent is _INHERIT:
-        span.parent_number = current.number
-        span.trace = current.trace
-    else:
-        span._find_parent(current)
-    if span.fields:
-        span.fields = audience.policy.apply(span.fields)
-    pending[number] = span
-    audience.begun(span)
-    if audience.receivers:
-        span._introduce(audience, "spawn")
-
-
-def enter_spawned(span: Span, ident: int) -> Audience | None:
-    """The first step of a task whose span was spawned begins, in this thread."""
-    pending.pop(span.number, None)
-    audience = span._audience
-    if audience is None:
-        return None
-    span.thread = ident
-    span.entered_at = t = max(audience.clock.monotonic_ns(), span._spawned_at)
-    assert span.tally is not None
-    span.tally.part_from = t
-    open_of[span._key] = span
-    if audience.receivers:
-        audience.receive(SpanRecord(span, "enter", t, audience.logger_name))
-    span._token = _current.set(span)
-    return audience
-
-
 class Misuse(tuple[str]):
     """Told to an audience in place of a span: a span of this name was entered or exited once too often."""
 
     __slots__ = ()
-
-
-class Stepped(NamedTuple):
-    """Announced in place of a span: its tally has grown since the listeners last looked."""
-
-    span: Span
 
 
 span = Span
@@ -580,30 +537,30 @@ def _leave_context(span: Span) -> None:
     context of the opener cannot be reached, and is put right when it next looks for a parent. If it is current here
     too, by a copy of the context, then what was current before it becomes so again.
     """
-    if _current.get() is span:
+    if current.get() is span:
         below = span._below
-        _current.set(below if below is not None and below.is_open else None)
+        current.set(below if below is not None and below.is_open else None)
 
 
 def current_span() -> Span | None:
     """The innermost open span of this context, or None."""
-    current = _current.get()
-    while current is not None and not current.is_open:
-        current = current._below if current.number else None
-    return current
+    found = current.get()
+    while found is not None and not found.is_open:
+        found = found._below if found.number else None
+    return found
 
 
 def annotate(message: str, /, **fields: Any) -> None:
     """Put a line on the timeline of the current span: a log record of level DEBUG on the span's logger, that every
     listener to the span gets whatever the levels. Without a current span that is heard, nothing happens.
     """
-    current = current_span()
-    if current is None or current._audience is None:
+    inside = current_span()
+    if inside is None or inside._audience is None:
         return
-    audience = current._audience
-    logger = current._route.logger
+    audience = inside._audience
+    logger = inside._route.logger
     record = logger.makeRecord(logger.name, logging.DEBUG, "", 0, message, (), None, extra=None)
-    record.span, record.span_id, record.trace_id = current.name, current.id, current.trace_id
+    record.span, record.span_id, record.trace_id = inside.name, inside.id, inside.trace_id
     for key, value in audience.policy.apply(fields).items():
         record.__dict__.setdefault(key, value)
     audience.annotate(record)

@@ -1,96 +1,250 @@
-"""Ordinary log records carry the ids of the span that they were made in.
+"""Ordinary log records carry the ids of the span that they were made in, and are counted once for each inspector.
 
-They are stamped where they are made, by the record factory that logging provides for it: a handler would stamp too
-late for the handlers before it, and in the wrong thread behind a queue.
+They are stamped where they are made: a handler would stamp too late for the handlers before it, and in the wrong thread
+behind a queue. A record factory would stamp too early: `Logger.makeRecord` raises KeyError where the application's
+`extra` names an attribute that the factory has set, and `extra={"trace_id": …}` is nothing unusual.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
+import sys
 import threading
 import weakref
-from collections.abc import Callable
-from typing import Any
+from _thread import get_ident
+from collections.abc import Mapping
+from typing import Any, Final
 
-from .spans import current_span
+from . import process
+from .spans import Span, current_span
 
-__all__ = ["expect", "first_sight", "release", "stamp", "use"]
+__all__ = ["KEYS", "Mark", "counted", "expect", "first_sight", "mark_fields", "mark_in", "mark_of", "release", "use"]
 
-_users: weakref.WeakSet[logging.Handler] = weakref.WeakSet()
+#: What is set on records and event dicts; the application's own values stay. The last is for a mark that finds all of
+#: the others taken.
+KEYS: Final = ("span_id", "trace_id", "span", "_asyncinspect")
+
+_users: weakref.WeakSet[Any] = weakref.WeakSet()
 _lock = threading.Lock()
-_before: Callable[..., logging.LogRecord] = logging.LogRecord
+_stamping = False
+#: What stands in for `Logger.makeRecord`, and what it stands in for.
+_ours: Any = None
+_wrapped: Any = None
 
 
-class _Last(threading.local):
-    """What this thread has counted last: the record, by its address and time, and the inspectors that counted it;
-    and the name of the logger to which a structlog chain is about to hand an event that was counted already.
+class Mark(str):
+    """One of the texts stamped on a record, which also knows who has counted the record.
+
+    It stays the same object in shallow copies of the record (a formatter's, a queue handler's), and in an event dict
+    on its way through structlog into a record: so the record is known again wherever it turns up in this process.
+    Deep copies and pickles are plain texts.
     """
 
-    record: tuple[int, float] | None = None
-    inspectors: tuple[int, ...] = ()
-    expected: str | None = None
-    expected_by: tuple[int, ...] = ()
+    __slots__ = ("number", "seen_by")
+
+    number: int
+    #: The inspectors that have counted the record; None: nobody needs to.
+    seen_by: dict[object, object] | None
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return str, (str(self),)
 
 
-_last = _Last()
+class _Expected(threading.local):
+    """The mark of the event that structlog is about to hand to the stdlib logger of this name, in this thread."""
+
+    mark: Mark | None = None
+    logger_name = ""
 
 
-def use(handler: logging.Handler) -> None:
-    """Have records stamped from now on, until the last user releases."""
-    global _before
+class _Late(threading.local):
+    """The record that was stamped late last, in this thread: the object that is its time, which its shallow copies
+    share, and its mark.
+    """
+
+    created: float | None = None
+    mark: Mark | None = None
+
+
+_expected = _Expected()
+_late = _Late()
+
+
+def use(user: object) -> None:
+    """Have records stamped from now on, for as long as `user` lives and does not release."""
+    global _stamping
     with _lock:
-        _users.add(handler)
-        factory = logging.getLogRecordFactory()
-        if factory is not _make:
-            _before = factory
-            logging.setLogRecordFactory(_make)
+        _users.add(user)
+        _stamping = True
+        # Somebody may have wrapped ours since, with functools.wraps or without. Stamping twice does no harm.
+        if not hasattr(logging.Logger.makeRecord, "_asyncinspect"):
+            _install()
 
 
-def release(handler: logging.Handler) -> None:
-    """Give the factory that was there before its place back once nobody needs ours, unless another one came since."""
+def _install() -> None:
+    global _ours, _wrapped
+    make_record = logging.Logger.makeRecord
+
+    @functools.wraps(make_record)
+    def makeRecord(self: logging.Logger, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make_record(self, *args, **kwargs)
+        if _stamping:
+            _stamp_new(record)
+        return record
+
+    makeRecord._asyncinspect = True  # type: ignore[attr-defined]
+    _ours, _wrapped = makeRecord, make_record
+    logging.Logger.makeRecord = makeRecord  # type: ignore[method-assign]
+
+
+def release(user: object) -> None:
+    """Once nobody needs the stamps, give `Logger.makeRecord` its place back, unless somebody has wrapped ours since:
+    then it stays, and does nothing.
+    """
+    global _stamping
     with _lock:
-        _users.discard(handler)
-        if not _users and logging.getLogRecordFactory() is _make:
-            logging.setLogRecordFactory(_before)
+        _users.discard(user)
+        if not _users:
+            _stamping = False
+            if logging.Logger.makeRecord is _ours:
+                logging.Logger.makeRecord = _wrapped  # type: ignore[method-assign]
 
 
-def _make(*args: Any, **kwargs: Any) -> logging.LogRecord:
-    record = _before(*args, **kwargs)
-    stamp(record)
-    if _last.expected is not None:
-        if _last.expected == record.name:
-            _last.record, _last.inspectors = (id(record), record.created), _last.expected_by
-        _last.expected = None
-    return record
-
-
-def stamp(record: logging.LogRecord) -> dict[str, Any]:
-    """Set `span`, `span_id` and `trace_id`, if they are not there yet; returns the record's attributes."""
+def _stamp_new(record: logging.LogRecord) -> None:
     attributes = record.__dict__
-    if "span_id" not in attributes:
-        span = current_span()
-        if span is None:
-            attributes["span"] = attributes["span_id"] = attributes["trace_id"] = ""
-        else:
-            attributes["span"], attributes["span_id"], attributes["trace_id"] = span.name, span.id, span.trace_id
-    return attributes
+    mark = _expected.mark
+    if mark is not None:
+        _expected.mark = None
+        if _expected.logger_name == record.name and _made_by_structlog():
+            # Rendered by now, most likely, and nothing of the event's own keys left.
+            attributes.setdefault("span_id", mark)
+    mark_fields(attributes, current_span())
+    for key in ("span", "span_id", "trace_id"):
+        attributes.setdefault(key, "")
 
 
-def first_sight(record: logging.LogRecord, inspector: object) -> bool:
-    """Whether this thread shows the record to the inspector for the first time: a handler and a processor, or two
-    handlers, may both come across it.
+def _made_by_structlog() -> bool:
+    """Whether the call that makes a record comes from structlog: the first frame outside logging and this module."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if module != __name__ and module != "logging":
+            return bool(module.partition(".")[0] == "structlog")
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
+def mark_fields(fields: dict[str, Any], span: Span | None) -> Mark | None:
+    """Set the ids of the span, where their keys are free; returns the mark, the one that was there before us first."""
+    mark = mark_in(fields)
+    if span is None:
+        return mark
+    texts = (span.id, span.trace_id, span.name, span.id)
+    for key, text in zip(KEYS, texts, strict=True):
+        if mark is None and key not in fields:
+            fields[key] = mark = _new_mark(text, span.number)
+            if span.outcome == "unheard":
+                mark.seen_by = None
+        elif key != KEYS[-1]:
+            fields.setdefault(key, text)
+    return mark
+
+
+def _new_mark(text: str, number: int) -> Mark:
+    mark = Mark(text)
+    mark.number = number
+    mark.seen_by = {}
+    return mark
+
+
+def counted(span: Span) -> dict[str, Any]:
+    """The fields to set for what is not to be counted as a line in the span."""
+    mark = _new_mark(span.id, span.number)
+    mark.seen_by = None
+    return {"span": span.name, "span_id": mark, "trace_id": span.trace_id}
+
+
+def mark_in(fields: Mapping[str, Any]) -> Mark | None:
+    """The mark among the fields of a record or of an event, if there is one."""
+    for key in KEYS:
+        value = fields.get(key)
+        if value.__class__ is Mark:
+            return value
+    return None
+
+
+def mark_of(record: logging.LogRecord) -> Mark | None:
+    """The mark of an ordinary record, or None where it was made outside spans.
+
+    One that was made before anybody asked for stamps is stamped now, if this is still the thread that made it.
     """
-    key = (id(record), record.created)
-    if _last.record != key:
-        _last.record, _last.inspectors = key, ()
-    if id(inspector) in _last.inspectors:
+    attributes = record.__dict__
+    event = attributes.get("msg")
+    mark = mark_in(event) if isinstance(event, dict) else None
+    if mark is None:
+        mark = mark_in(attributes)
+    if mark is not None:
+        return mark
+    span_id = attributes.get("span_id")
+    if span_id is None:
+        mark = _stamp_late(record, attributes)
+    elif _was_mark(span_id) and "span" in attributes and "trace_id" in attributes:
+        # Stamped, and pickled since; or by `annotate`.
+        attributes["span_id"] = mark = _new_mark(span_id, int(span_id, 16))
+    return mark
+
+
+def _stamp_late(record: logging.LogRecord, attributes: dict[str, Any]) -> Mark | None:
+    span = None
+    if record.thread in (None, get_ident()) and record.process in (None, process.pid):
+        span = current_span()
+        if span is not None and _late.created is record.created:
+            # A copy of it was stamped before.
+            attributes["span_id"] = _late.mark
+    mark = mark_fields(attributes, span)
+    _late.created, _late.mark = record.created, mark
+    for key in ("span", "span_id", "trace_id"):
+        attributes.setdefault(key, "")
+    return mark
+
+
+def _was_mark(text: object) -> bool:
+    return isinstance(text, str) and len(text) == 16 and text.isascii() and text.isalnum() and _is_hex(text)
+
+
+def _is_hex(text: str) -> bool:
+    try:
+        return int(text, 16) > 0
+    except ValueError:
         return False
-    _last.inspectors += (id(inspector),)
-    return True
 
 
-def expect(logger_name: str, inspector: object) -> None:
-    """The event that this thread hands to the stdlib logger next was counted already."""
-    if _last.expected != logger_name:
-        _last.expected, _last.expected_by = logger_name, ()
-    _last.expected_by += (id(inspector),)
+def first_sight(mark: Mark, inspector: object) -> bool:
+    """Whether the inspector is shown what bears the mark for the first time: a handler and a processor, two handlers,
+    or a handler and a queue's listener in another thread may all come across it.
+    """
+    seen_by = mark.seen_by
+    if seen_by is None:
+        return False
+    # One step, since two threads may ask at once.
+    me = object()
+    return seen_by.setdefault(inspector, me) is me
+
+
+def expect(logger: object, mark: Mark | None) -> None:
+    """The next record that structlog makes with this logger, in this thread, is what `mark` has marked. With None,
+    or a logger that makes no records: there is no such record.
+    """
+    if mark is not None and isinstance(logger, logging.Logger | logging.LoggerAdapter):
+        _expected.mark, _expected.logger_name = mark, logger.name
+    else:
+        _expected.mark = None
+
+
+def _in_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+process.after_fork(_in_child)

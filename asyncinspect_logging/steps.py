@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Final
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
 
 from .catalogue import STEP_BOUNDS
 
-__all__ = ["FIRST_BOUND", "STEP_BOUNDS_NS", "Steps", "Tally", "count_slow", "stepping"]
+if TYPE_CHECKING:
+    from .driven import DrivenSpan
+
+__all__ = ["FIRST_BOUND", "STEP_BOUNDS_NS", "Tally", "end_part", "pack", "slow", "stepping", "unpack"]
 
 STEP_BOUNDS_NS: Final = [round(bound * 1e9) for bound in STEP_BOUNDS]
 #: Steps and waits up to this, which are most, fall into the one bucket that is not counted: it is what remains.
 FIRST_BOUND: Final = STEP_BOUNDS_NS[0]
+_BITS: Final = 48
+_MASK: Final = (1 << _BITS) - 1
 
 class Tally:
     """What the steps of a coroutine added up to while a span was open. Times in ns."""
@@ -31,45 +37,64 @@ class Tally:
 
     def __init__(self, part_from: int) -> None:
         self.polls = 1
-        self.wakes = 0
-        self.self_wakes = 0
-        self.busy = 0
-        self.scheduled = 0
-        self.max_poll = 0
-        #: When the part of the current step that belongs to the span began.
+        self.wakes = self.self_wakes = self.busy = self.scheduled = self.max_poll = 0
+        #: When the part of the step going on that belongs to the span began; between steps, when the last one ended.
         self.part_from = part_from
-        #: Whether the audience knows that there is something to be read here.
+        #: Whether the audience has been told that there is something to be read here.
         self.folded = True
-        # Histograms over the bounds of `catalogue.STEP_BOUNDS`, less their first bucket, which is what is left.
-        self.slow_polls: dict[int, int] | None = None
-        self.slow_waits: dict[int, int] | None = None
+        # Counts of steps and waits above `FIRST_BOUND`, packed; see `slow`.
+        self.slow_polls = self.slow_waits = 0
 
 
-class Steps:
-    """A coroutine that is being driven, as its spans see it."""
-
-    __slots__ = ("begun", "key", "name", "own_task", "started", "thrown_first", "traced", "woken_at")
-
-    def __init__(self, name: str) -> None:
-        #: Key of its open spans; see `opened`.
-        self.key = id(self)
-        #: Qualified name of the coroutine.
-        self.name = name
-        #: Start of the step going on, in ns, or 0 between steps.
-        self.started = 0
-        #: When the future that it waits for completed, in ns, or 0.
-        self.woken_at = 0
-        #: Whether the first step was taken; and whether the driver is what a task was made of.
-        self.begun = False
-        self.own_task = False
-        #: An exception to be thrown in as the first step.
-        self.thrown_first: BaseException | None = None
-        #: Whether the records of single steps are wanted for some span in it.
-        self.traced = False
+#: The driven coroutine that was stepped last in a thread, by thread id: just now, if its `started` is not 0.
+stepping: Final[dict[int, DrivenSpan]] = {}
 
 
-#: The driver that stepped last in a thread, by thread id. It does so just now if its `started` is not 0.
-stepping: Final[dict[int, Steps]] = {}
+def end_part(tally: Tally, t: int) -> None:
+    """The part of the step going on in which a span is open ends at `t` (ns)."""
+    part = t - tally.part_from
+    tally.part_from = t
+    if part > 0:
+        tally.busy += part
+        if part > tally.max_poll:
+            tally.max_poll = part
+        if part > FIRST_BOUND:
+            tally.slow_polls += slow(part)
+
+
+def slow(duration: int) -> int:
+    """One count in the bucket of a duration (ns) above the first bound, to be added to a packed number.
+
+    The counts of all buckets are packed into one int, `_BITS` for each: an addition counts, a difference is the
+    difference of all, and an int is nothing to the garbage collector.
+    """
+    return 1 << bisect_left(STEP_BOUNDS_NS, duration) * _BITS
+
+
+def pack(counts: Iterable[tuple[int, int]]) -> int:
+    """(bucket, count) pairs as a packed number."""
+    return sum(count << bucket * _BITS for bucket, count in counts)
+
+
+def unpack(packed: int) -> list[int]:
+    """The count of each bucket, the first (which is not counted) at 0."""
+    return [packed >> bucket * _BITS & _MASK for bucket in range(len(STEP_BOUNDS_NS) + 1)]
+
+
+#: The driven coroutine that was stepped last in a thread, by thread id: just now, if its `started` is not 0.
+stepping: Final[dict[int, DrivenSpan]] = {}
+
+
+def end_part(tally: Tally, t: int) -> None:
+    """The part of the step going on in which a span is open ends at `t` (ns)."""
+    part = t - tally.part_from
+    tally.part_from = t
+    if part > 0:
+        tally.busy += part
+        if part > tally.max_poll:
+            tally.max_poll = part
+        if part > FIRST_BOUND:
+            tally.slow_polls += slow(part)
 
 
 def count_slow(slow: dict[int, int] | None, duration: int) -> dict[int, int]:

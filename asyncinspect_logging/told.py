@@ -6,52 +6,60 @@ It has the attributes of `spans.Span` and of its tally that the inspector and th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
-from .states import OUTCOMES, TaskState, next_state
+from .states import TaskState, next_state
+from .telling import Telling
 
 __all__ = ["ToldSpan"]
 
-
-class _ToldTally:
-    """The tallies as the records give them. Times in ns."""
-
-    __slots__ = ("busy", "max_poll", "polls", "scheduled", "self_wakes", "slow_polls", "slow_waits", "wakes")
-
-    def __init__(self) -> None:
-        self.polls = self.wakes = self.self_wakes = self.busy = self.scheduled = self.max_poll = 0
-        self.slow_polls: dict[int, int] | None = None
-        self.slow_waits: dict[int, int] | None = None
+#: Kinds that say where the span stands from now on.
+_MOVING: Final = frozenset({"spawn", "enter", "suspend", "resume"})
+_TALLIES: Final = ("polls", "wakes", "self_wakes", "busy", "scheduled", "max_poll")
 
 
 class ToldSpan:
-    """State machine of one span over its payloads."""
+    """State machine of one span over its records, in whatever order they come.
+
+    It is its own tally: while the span is live, of the steps that were told one by one; after its exit, of what the
+    exit says, which closes the books. Times in ns, the slow steps and waits packed (see `steps.slow`).
+    """
 
     __slots__ = (
+        "__weakref__",
+        "_enter_told",
+        "_field_seqs",
+        "_newest",
+        "_spawn_told",
         "at",
+        "busy",
         "entered_at",
         "error",
         "exited_at",
         "fields",
-        "id",
         "links",
+        "max_poll",
         "name",
         "number",
         "outcome",
         "parent_closed",
         "parent_id",
+        "polls",
+        "scheduled",
+        "self_wakes",
+        "slow_polls",
+        "slow_waits",
         "spawned_at",
         "state",
-        "tally",
         "task_name",
         "thread",
         "trace_id",
+        "wakes",
         "wall_offset",
     )
 
     def __init__(self, number: int, name: str) -> None:
         self.number = number
-        self.id = f"{number:016x}"
         self.name = name
         self.state: TaskState | None = None
         self.fields: dict[str, Any] = {}
@@ -65,81 +73,115 @@ class ToldSpan:
         self.spawned_at = self.entered_at = self.exited_at = 0
         self.outcome: str | None = None
         self.error: Mapping[str, Any] | None = None
-        self.tally = _ToldTally()
+        self.polls = self.wakes = self.self_wakes = self.busy = self.scheduled = self.max_poll = 0
+        self.slow_polls = self.slow_waits = 0
         self.wall_offset = 0
+        self._spawn_told = self._enter_told = False
+        # Seq of the newest record, which is the one that says where the span stands; and that of each field.
+        self._newest = -1
+        self._field_seqs: dict[str, int] = {}
 
     @property
-    def seen_stepping(self) -> bool:
-        """Whether anybody saw the steps (see `TaskView`)."""
-        return self.tally.polls > 1 or self.tally.max_poll > 0
+    def id(self) -> str:
+        return f"{self.number:016x}"
 
-    def apply(self, payload: Mapping[str, Any]) -> bool:
-        """Take a payload without flaw in; returns False where it cannot be placed."""
-        kind = payload["kind"]
-        if self.state not in (None, TaskState.PENDING) and kind in ("spawn", "enter"):
-            # Overtaken by a later record of the span: what it says is still news, where the span stands is not.
-            if kind == "enter" and self.entered_at:
+    @property
+    def trace(self) -> str:
+        return self.trace_id
+
+    @property
+    def tally(self) -> ToldSpan:
+        return self
+
+    @property
+    def stepped(self) -> bool:
+        """Whether anybody saw the steps: a span without a driver has one poll and no time in it."""
+        return self.polls > 1 or self.max_poll > 0
+
+    def apply(self, telling: Telling) -> bool:
+        """Take a record in; returns False where it cannot be placed."""
+        kind = telling.kind
+        if self.outcome is not None:
+            return self._apply_late(telling)
+        if kind == "exit":
+            state = next_state(self.state, kind, telling.said["outcome"])
+            if state is None:
                 return False
-            self._introduce(payload)
+            self.state = state
+            self._close(telling)
             return True
-        state = next_state(self.state, kind, payload.get("outcome"))
-        if state is None:
+        introduces = kind == "enter" or kind == "spawn"
+        if introduces and (self._enter_told if kind == "enter" else self._spawn_told):
             return False
-        self.state = state
-        if kind in ("spawn", "enter"):
-            self._introduce(payload)
+        # A record that was overtaken by a newer one is counted, but does not say where the span stands.
+        if not introduces or telling.seq > self._newest:
+            state = next_state(self.state, kind)
+            if state is None:
+                return False
+            if telling.seq > self._newest and kind in _MOVING:
+                self.state, self._newest = state, telling.seq
+        if introduces:
+            self._introduce(telling)
+            self.polls += kind == "enter"
         elif kind == "resume":
-            self.tally.polls += 1
+            self.polls += 1
         elif kind == "wake":
-            self.tally.wakes += 1
+            self.wakes += 1
         elif kind == "record":
-            self.fields.update(payload.get("fields") or {})
-        elif kind == "exit":
-            self._close(payload)
+            self._merge(telling)
         return True
 
-    def _introduce(self, payload: Mapping[str, Any]) -> None:
-        t = payload["t"]
-        if payload["kind"] == "enter":
+    def _apply_late(self, telling: Telling) -> bool:
+        """The span is over already. What an overtaken step counted is in the exit; the rest is still news."""
+        kind = telling.kind
+        if kind == "exit" or (kind == "enter" and self._enter_told) or (kind == "spawn" and self._spawn_told):
+            return False
+        if kind == "enter":
+            self.exited_at += telling.t - self.entered_at
+        if kind == "enter" or kind == "spawn":
+            self._introduce(telling)
+        elif kind == "record":
+            self._merge(telling)
+        return True
+
+    def _introduce(self, telling: Telling) -> None:
+        t, said = telling.t, telling.said
+        if telling.kind == "enter":
+            self._enter_told = True
             self.entered_at = t
-            self.tally.polls += 1
-            self.spawned_at = self.spawned_at or t
+            if not self._spawn_told:
+                self.spawned_at = t
         else:
+            self._spawn_told = True
             self.spawned_at = t
-        self.wall_offset = payload["wall"] - t
-        self.trace_id = payload.get("trace") or self.trace_id
-        self.parent_id = payload.get("parent") or self.parent_id
-        self.task_name = payload.get("task") or self.task_name
-        self.thread = payload.get("thread") or self.thread
-        self.at = payload.get("at") or self.at
-        self.links = tuple(payload.get("links") or self.links)
-        self.parent_closed = bool(payload.get("parent_closed") or self.parent_closed)
-        self.fields = {**(payload.get("fields") or {}), **self.fields}
+        self.wall_offset = telling.wall - t
+        self.trace_id = said.get("trace", self.trace_id)
+        self.parent_id = said.get("parent", self.parent_id)
+        self.task_name = said.get("task", self.task_name)
+        self.thread = said.get("thread", self.thread)
+        self.at = said.get("at", self.at)
+        self.links = said.get("links", self.links)
+        self.parent_closed = said.get("parent_closed", self.parent_closed)
+        self._merge(telling)
 
-    def _close(self, payload: Mapping[str, Any]) -> None:
+    def _merge(self, telling: Telling) -> None:
+        """Of two records that set a field, the later one counts, whichever comes first."""
+        seq, seqs = telling.seq, self._field_seqs
+        for key, value in telling.said.get("fields", {}).items():
+            if seq > seqs.get(key, -1):
+                self.fields[key] = value
+                seqs[key] = seq
+
+    def _close(self, telling: Telling) -> None:
         """Tallies close the books: what step records said before is overruled, but never undone."""
-        self.outcome = payload["outcome"]
-        self.error = payload.get("error")
-        t = payload["t"]
-        began = self.entered_at or self.spawned_at
-        duration = payload.get("duration")
-        self.entered_at = began
-        self.exited_at = began + (max(0, t - began) if duration is None else duration)
-        tally = self.tally
-        for key in ("polls", "wakes", "self_wakes", "busy", "scheduled", "max_poll"):
-            setattr(tally, key, max(getattr(tally, key), payload.get(key) or 0))
-        tally.slow_polls = _buckets(payload.get("slow_polls"))
-        tally.slow_waits = _buckets(payload.get("slow_waits"))
-
-    @property
-    def final_state(self) -> TaskState | None:
-        return None if self.outcome is None else OUTCOMES[self.outcome]
-
-
-def _buckets(pairs: Any) -> dict[int, int] | None:
-    try:
-        return {int(bucket): int(count) for bucket, count in pairs if 0 <= bucket <= 12 and count >= 0} if pairs else None
-    except (TypeError, ValueError):
-        return None
-
-
+        said = telling.said
+        self.outcome = said["outcome"]
+        self.error = said.get("error")
+        began = self.entered_at = self.entered_at or self.spawned_at
+        self.exited_at = began + said.get("duration", max(0, telling.t - began))
+        for key in _TALLIES:
+            value = said.get(key, 0)
+            if value > getattr(self, key):
+                setattr(self, key, value)
+        self.slow_polls = said.get("slow_polls", 0)
+        self.slow_waits = said.get("slow_waits", 0)

@@ -1,29 +1,43 @@
-"""What is counted under one span name, in O(1) for each span, and its frozen view."""
+"""What is counted under one span name, in O(1) for each span, and its frozen view.
+
+The tally of a live span is read while its coroutine may be stepped in another thread. Nothing is locked for that, so
+each read takes the numbers in an order in which it can only see too little, never too much: a counter never falls, and
+the reading at the span's end makes up for the rest.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final, Protocol
 
 from .catalogue import POLL_COUNT_BOUNDS, STEP_BOUNDS
 from .snapshot import Histogram, NameView
-from .states import OUTCOMES, TaskState
-from .steps import STEP_BOUNDS_NS
+from .states import OUTCOMES
+from .steps import pack, unpack
 
-if TYPE_CHECKING:
-    from .steps import Tally
-
-__all__ = ["Cell", "Folded", "NameTotals", "nanoseconds"]
+__all__ = ["Cell", "Folded", "NameTotals", "Tallied", "nanoseconds"]
 
 _NS: Final = 1e9
+_POLL_BOUNDS: Final = tuple(float(bound) for bound in POLL_COUNT_BOUNDS)
+#: A number modulo its base less one is the sum of its digits: here, of the counts packed into it (see `steps.slow`).
+_SUMMING: Final = pack([(1, 1)]) - 1
 
 
 def nanoseconds(bounds: Sequence[float]) -> list[int]:
     return [round(bound * _NS) for bound in bounds]
 
 
-_POLL_BOUNDS: Final = tuple(float(bound) for bound in POLL_COUNT_BOUNDS)
+class Tallied(Protocol):
+    """The tally of a span, known at first hand or told. Times in ns; the slow steps and waits packed, see `steps.slow`."""
+
+    polls: int
+    wakes: int
+    self_wakes: int
+    busy: int
+    scheduled: int
+    slow_polls: int
+    slow_waits: int
 
 
 class Cell:
@@ -31,20 +45,30 @@ class Cell:
 
     __slots__ = ("counts", "sum")
 
-    def __init__(self, buckets: int) -> None:
-        self.counts = [0] * (buckets + 1)
+    def __init__(self, bounds: int) -> None:
+        self.counts = [0] * (bounds + 1)
         self.sum = 0
 
 
 class Folded:
     """What of a live span's tally has been added to the totals already."""
 
-    __slots__ = ("busy", "done", "idle", "polls", "scheduled", "self_wakes", "slow_polls", "slow_waits", "wakes")
+    __slots__ = (
+        "busy",
+        "fast_polls",
+        "fast_waits",
+        "idle",
+        "polls",
+        "scheduled",
+        "self_wakes",
+        "slow_polls",
+        "slow_waits",
+        "wakes",
+    )
 
     def __init__(self) -> None:
-        self.polls = self.done = self.wakes = self.self_wakes = self.busy = self.idle = self.scheduled = 0
-        self.slow_polls: dict[int, int] = {}
-        self.slow_waits: dict[int, int] = {}
+        self.polls = self.wakes = self.self_wakes = self.busy = self.idle = self.scheduled = 0
+        self.fast_polls = self.fast_waits = self.slow_polls = self.slow_waits = 0
 
 
 class NameTotals:
@@ -52,8 +76,12 @@ class NameTotals:
 
     __slots__ = (
         "busy",
-        "done",
+        "cancelled",
+        "completed",
         "driven",
+        "failed",
+        "fast_polls",
+        "fast_waits",
         "idle",
         "name",
         "observed",
@@ -68,23 +96,62 @@ class NameTotals:
         "wakes",
     )
 
-    def __init__(self, name: str, buckets: int) -> None:
+    def __init__(self, name: str, bounds: int) -> None:
         self.name = name
         self.spawned = 0
         # Spans whose steps are seen; the others have one poll each, which is therefore not counted one by one.
         self.driven = 0
-        cells = {state: Cell(buckets) for state in OUTCOMES.values()}
-        self.outcomes = {outcome: cells[state] for outcome, state in OUTCOMES.items()}
-        self.polls = self.done = self.wakes = self.self_wakes = self.busy = self.idle = self.scheduled = 0
-        # Finished driven spans, by polls; and steps above the first bucket, by bucket.
+        # Durations by final state, and the same cells by outcome.
+        self.completed, self.failed, self.cancelled = Cell(bounds), Cell(bounds), Cell(bounds)
+        self.outcomes: dict[str, Cell] = {outcome: getattr(self, state.value) for outcome, state in OUTCOMES.items()}
+        self.polls = self.wakes = self.self_wakes = self.busy = self.idle = self.scheduled = 0
+        # Finished driven spans, by polls.
         self.observed = 0
         self.poll_counts = Cell(len(_POLL_BOUNDS))
-        self.slow_polls = [0] * (len(STEP_BOUNDS_NS) + 1)
-        self.slow_waits = [0] * (len(STEP_BOUNDS_NS) + 1)
+        # Finished steps and waits: those in the first bucket, and those above it by bucket, packed.
+        self.fast_polls = self.fast_waits = self.slow_polls = self.slow_waits = 0
 
-    def fold(self, tally: Tally, folded: Folded, idle: int, *, done: int) -> None:
-        """Add what a span's tally has beyond what was `folded` before, and note it there. `done`: finished steps."""
-        for key in ("polls", "wakes", "self_wakes", "busy", "scheduled"):
+    def fold_live(self, tally: Any, steps: Any, began: int, folded: Folded) -> None:
+        """Add what the tally of a live driven span has beyond what was `folded` before, and note it there.
+
+        steps: the driven coroutine; `began`: when the span was entered, in ns.
+        """
+        # See the module's docstring: a step counts its poll and its wake first, and its time when it is over.
+        polls, wakes = tally.polls, tally.wakes
+        started = steps.started
+        if started:
+            idle = started - began - tally.busy
+            done, waited = polls - 1, wakes - 1
+        else:
+            idle = tally.part_from - began - tally.busy
+            if tally.polls != polls:
+                idle = 0  # the next step began meanwhile
+            done, waited = polls, wakes
+        self._add(tally, folded, polls, wakes, idle, done, waited)
+
+    def fold_told(self, tally: Tallied, folded: Folded) -> None:
+        """Add what step records told of a live span since."""
+        self._add(tally, folded, tally.polls, tally.wakes, 0, 0, 0)
+
+    def fold_finished(self, tally: Tallied, folded: Folded, duration: int, *, stepped: bool = True) -> None:
+        """Add the rest of a finished span's tally. `stepped`: whether anybody saw its steps."""
+        polls, wakes = tally.polls, tally.wakes
+        if stepped:
+            self._add(tally, folded, polls, wakes, duration - tally.busy, polls, wakes)
+        else:
+            self._add(tally, folded, polls, wakes, 0, 0, 0)
+        self._observe(polls)
+
+    def _add(
+        self, tally: Tallied, folded: Folded, polls: int, wakes: int, idle: int, done: int, waited: int
+    ) -> None:
+        if polls > folded.polls:
+            self.polls += polls - folded.polls
+            folded.polls = polls
+        if wakes > folded.wakes:
+            self.wakes += wakes - folded.wakes
+            folded.wakes = wakes
+        for key in ("self_wakes", "busy", "scheduled"):
             value = getattr(tally, key)
             before = getattr(folded, key)
             if value > before:
@@ -93,64 +160,106 @@ class NameTotals:
         if idle > folded.idle:
             self.idle += idle - folded.idle
             folded.idle = idle
-        if done > folded.done:
-            self.done += done - folded.done
-            folded.done = done
-        if tally.slow_polls:
-            _fold_buckets(tally.slow_polls, folded.slow_polls, self.slow_polls)
-        if tally.slow_waits:
-            _fold_buckets(tally.slow_waits, folded.slow_waits, self.slow_waits)
+        slow = tally.slow_polls
+        if slow:
+            self.slow_polls += slow - folded.slow_polls
+            folded.slow_polls = slow
+            done -= slow % _SUMMING
+        slow = tally.slow_waits
+        if slow:
+            self.slow_waits += slow - folded.slow_waits
+            folded.slow_waits = slow
+            waited -= slow % _SUMMING
+        if done > folded.fast_polls:
+            self.fast_polls += done - folded.fast_polls
+            folded.fast_polls = done
+        if waited > folded.fast_waits:
+            self.fast_waits += waited - folded.fast_waits
+            folded.fast_waits = waited
 
-    def finish_driven(self, polls: int) -> None:
+    def add_finished(self, tally: Tallied, duration: int) -> None:
+        """Add the tally of a finished driven span of which nothing was folded before: what most are, and so written
+        out.
+        """
+        fast = polls = tally.polls
+        busy = tally.busy
+        self.polls += polls
+        self.busy += busy
+        if duration > busy:
+            self.idle += duration - busy
+        slow = tally.slow_polls
+        if slow:
+            self.slow_polls += slow
+            fast -= slow % _SUMMING
+        self.fast_polls += fast
+        wakes = tally.wakes
+        if wakes:
+            self.wakes += wakes
+            self.self_wakes += tally.self_wakes
+            self.scheduled += tally.scheduled
+            slow = tally.slow_waits
+            if slow:
+                self.slow_waits += slow
+                wakes -= slow % _SUMMING
+            self.fast_waits += wakes
+        self._observe(polls)
+
+    def _observe(self, polls: int) -> None:
         self.observed += 1
-        self.poll_counts.counts[bisect_left(_POLL_BOUNDS, polls)] += 1
-        self.poll_counts.sum += polls
+        counts = self.poll_counts
+        counts.counts[bisect_left(_POLL_BOUNDS, polls) if polls > 1 else 0] += 1
+        counts.sum += polls
 
-    def rebucket(self, positions: list[int], buckets: int) -> None:
+    def rebucket(self, positions: list[int], bounds: int) -> None:
         """Go over to finer duration buckets: what is in bucket i goes to bucket `positions[i]`."""
-        for cell in {id(cell): cell for cell in self.outcomes.values()}.values():
-            counts = [0] * (buckets + 1)
+        for cell in (self.completed, self.failed, self.cancelled):
+            counts = [0] * (bounds + 1)
             for position, count in zip(positions, cell.counts, strict=True):
                 counts[position] += count
             cell.counts = counts
 
     def view(self, bounds: tuple[float, ...]) -> NameView:
-        by_state = {OUTCOMES[outcome]: cell for outcome, cell in self.outcomes.items()}
-        finished = {state: sum(cell.counts) for state, cell in by_state.items()}
-        total = sum(finished.values())
-        alone = total - self.observed
-        poll_counts = list(self.poll_counts.counts)
-        poll_counts[0] += alone
-        undriven = self.spawned - self.driven
+        completed, failed, cancelled = (
+            sum(self.completed.counts),
+            sum(self.failed.counts),
+            sum(self.cancelled.counts),
+        )
+        durations = {}
+        if completed:
+            durations["completed"] = _histogram(bounds, self.completed)
+        if failed:
+            durations["failed"] = _histogram(bounds, self.failed)
+        if cancelled:
+            durations["cancelled"] = _histogram(bounds, self.cancelled)
+        # Those that nobody stepped: one poll each.
+        alone = completed + failed + cancelled - self.observed
+        counts = self.poll_counts.counts
         return NameView(
             self.name,
             self.spawned,
-            finished[TaskState.COMPLETED],
-            finished[TaskState.FAILED],
-            finished[TaskState.CANCELLED],
-            undriven + self.polls,
+            completed,
+            failed,
+            cancelled,
+            self.spawned - self.driven + self.polls,
             self.wakes,
             self.self_wakes,
             self.busy / _NS,
             self.idle / _NS,
             self.scheduled / _NS,
-            {
-                state.value: Histogram(bounds, tuple(cell.counts), cell.sum / _NS)
-                for state, cell in by_state.items()
-                if finished[state]
-            },
-            Histogram(_POLL_BOUNDS, tuple(poll_counts), self.poll_counts.sum + alone),
-            _steps(self.slow_polls, self.done, self.busy),
-            _steps(self.slow_waits, self.wakes, self.scheduled),
+            durations,
+            Histogram(_POLL_BOUNDS, (counts[0] + alone, *counts[1:]), self.poll_counts.sum + alone),
+            _steps(self.fast_polls, self.slow_polls, self.busy),
+            _steps(self.fast_waits, self.slow_waits, self.scheduled),
         )
 
 
-def _fold_buckets(slow: dict[int, int], folded: dict[int, int], into: list[int]) -> None:
-    for bucket, count in list(slow.items()):
-        into[bucket] += count - folded.get(bucket, 0)
-        folded[bucket] = count
+def _histogram(bounds: tuple[float, ...], cell: Cell) -> Histogram:
+    return Histogram(bounds, tuple(cell.counts), cell.sum / _NS)
 
 
-def _steps(slow: list[int], total: int, summed: int) -> Histogram:
-    fast = max(0, total - sum(slow))
-    return Histogram(STEP_BOUNDS, (fast, *slow[1:]), summed / _NS)
+def _steps(fast: int, slow: int, summed: int) -> Histogram:
+    counts = unpack(slow) if slow else _NONE_SLOW
+    return Histogram(STEP_BOUNDS, (fast, *counts[1:]), summed / _NS)
+
+
+_NONE_SLOW: Final = unpack(0)

@@ -1,55 +1,18 @@
-"""A step of a driven coroutine in which several spans are open, and the records of single steps (level TRACE)."""
+"""The records of single steps (level TRACE) of a driven coroutine, one for each span open in it that is heard so closely."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from .opened import open_of
-from .spans import Span
-from .steps import FIRST_BOUND, count_slow
+from .driven import opened_in
 
-__all__ = ["resume_all", "suspend_all", "trace_resume", "trace_suspend", "trace_wake"]
-
-
-def _opened(key: int) -> Iterator[Span]:
-    span = open_of.get(key)
-    while span is not None:
-        yield span
-        span = span._below
-
-
-def suspend_all(key: int, t: int) -> None:
-    """A step ends at `t` (ns): each open span has its part of it."""
-    for span in _opened(key):
-        tally = span.tally
-        if tally is not None:
-            span._end_part(tally, t)
-            tally.part_from = t
-            if tally.folded and span._audience is not None:
-                tally.folded = False
-                span._announce_steps(span._audience)
-
-
-def resume_all(key: int, t: int, woken: int, self_woken: bool) -> None:
-    """A step begins at `t`, after a wake at `woken` (ns, 0 where there was none)."""
-    for span in _opened(key):
-        tally = span.tally
-        if tally is None:
-            continue
-        tally.polls += 1
-        tally.part_from = t
-        if woken:
-            tally.wakes += 1
-            tally.self_wakes += self_woken
-            tally.scheduled += t - woken
-            if t - woken > FIRST_BOUND:
-                tally.slow_waits = count_slow(tally.slow_waits, t - woken)
+__all__ = ["trace_resume", "trace_suspend", "trace_wake"]
 
 
 def _emit(key: int, kind: str, t: int, more: Mapping[str, Any] | None = None) -> None:
-    for span in _opened(key):
+    for span in opened_in(key):
         audience = span._audience
         if audience is not None and audience.steps:
             span._emit(audience, kind, more, t)

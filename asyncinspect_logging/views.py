@@ -17,26 +17,23 @@ __all__ = ["task_view"]
 _NS: Final = 1e9
 
 
-def task_view(
-    task: Span | ToldSpan, state: TaskState, now: int, notes: Sequence[Note], offset: int, *, fields: bool = True
-) -> TaskView:
+def task_view(task: Span | ToldSpan, state: TaskState, now: int, notes: Sequence[Note], offset: int) -> TaskView:
     """The view of a task in `state` at the monotonic time `now`; `offset` is the distance from that to Unix time (ns)."""
-    tally = task.tally
-    outcome = task.outcome
-    began = task.entered_at or task.spawned_at
+    tally, outcome = task.tally, task.outcome
+    spawned, entered = task.spawned_at, task.entered_at
+    began = entered or spawned
     ended = now if outcome is None else task.exited_at
     if isinstance(task, ToldSpan):
-        seen, offset = task.seen_stepping, task.wall_offset
+        stepped, offset = task.stepped, task.wall_offset
     else:
-        seen = tally is not None
-    busy = tally.busy if tally is not None and seen else 0
-    error = getattr(task, "error", None) if outcome not in (None, "completed") else None
-    events = [Event((task.spawned_at + offset) / _NS, "spawn", ""), *(Event(n.wall / _NS, n.kind, n.detail) for n in notes)]
-    if task.entered_at:
-        events.append(Event((task.entered_at + offset) / _NS, "enter", ""))
+        stepped = tally is not None
+    busy = max(0, tally.busy) if tally is not None and stepped else 0
+    events = [Event((spawned + offset) / _NS, "spawn", ""), *(Event(n.wall / _NS, n.kind, n.detail) for n in notes)]
+    if entered:
+        events.append(Event((entered + offset) / _NS, "enter", ""))
     if outcome is not None:
         events.append(Event((ended + offset) / _NS, "exit", outcome))
-    events.sort(key=lambda event: event.at)
+    events.sort(key=_at)
     return TaskView(
         id=task.id,
         parent_id=task.parent_id,
@@ -44,21 +41,21 @@ def task_view(
         name=task.name,
         state=state if outcome is None else OUTCOMES[outcome],
         outcome=outcome,
-        fields=MappingProxyType(dict(task.fields) if fields else {}),
-        age=max(0, now - task.spawned_at) / _NS,
+        fields=MappingProxyType(dict(task.fields)),
+        age=max(0, now - spawned) / _NS,
         duration=None if outcome is None else (ended - began) / _NS,
-        polls=0 if not task.entered_at else 1 if tally is None else tally.polls,
+        polls=0 if not entered else 1 if tally is None else tally.polls,
         wakes=0 if tally is None else tally.wakes,
         self_wakes=0 if tally is None else tally.self_wakes,
         busy=busy / _NS,
-        idle=max(0, ended - began - busy) / _NS if seen and task.entered_at else 0.0,
-        scheduled=0.0 if tally is None else tally.scheduled / _NS,
+        idle=max(0, ended - began - busy) / _NS if stepped and entered else 0.0,
+        scheduled=0.0 if tally is None else max(0, tally.scheduled) / _NS,
         max_poll=0.0 if tally is None else tally.max_poll / _NS,
-        started_at=(task.spawned_at + offset) / _NS,
+        started_at=(spawned + offset) / _NS,
         task=task.task_name,
         thread=task.thread,
         at=task.at,
-        error=error,
+        error=getattr(task, "error", None) if outcome not in (None, "completed") else None,
         waiting_on=None,
         waiting_since=None,
         await_chain=(),
@@ -66,3 +63,7 @@ def task_view(
         parent_closed=task.parent_closed,
         events=tuple(events),
     )
+
+
+def _at(event: Event) -> float:
+    return event.at

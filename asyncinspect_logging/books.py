@@ -1,0 +1,58 @@
+"""The inspector's books: what is counted, what is live and what is retained.
+
+Spans of this process (`announced`) and records (`placing`) are entered here, always under the inspector's lock, and
+the snapshot (`summary`) is read from here.
+"""
+
+from __future__ import annotations
+
+from .catalogue import DROP_REASONS, DURATION_BOUNDS, OTHER
+from .config import Config
+from .retention import Retention
+from .spans import Span
+from .states import LIVE
+from .told import ToldSpan
+from .totals import Folded, NameTotals, nanoseconds
+
+__all__ = ["Books"]
+
+
+class Books:
+    def __init__(self, config: Config, bounds: tuple[float, ...] = DURATION_BOUNDS) -> None:
+        self.config = config
+        self.live: dict[int, Span | ToldSpan] = {}
+        # Live told spans by state; the states of the others are found when somebody asks.
+        self.told_states = dict.fromkeys(LIVE, 0)
+        # Of live spans with a tally, what was counted of it already.
+        self.folded: dict[int, Folded] = {}
+        self.totals: dict[str, NameTotals] = {}
+        self.dropped = dict.fromkeys(DROP_REASONS, 0)
+        self.retention = Retention(config)
+        self.logs = 0
+        self.bounds = bounds
+        self.bounds_ns = nanoseconds(bounds)
+
+    def total_of(self, name: str, *, again: bool = False) -> NameTotals:
+        """The totals of a name; those of all names beyond the limit if there is no room for it. `again`: this was
+        asked for the same span before, and so is not to be counted as dropped once more.
+        """
+        total = self.totals.get(name)
+        if total is not None:
+            return total
+        limit = self.config.max_names
+        if limit is not None and len(self.totals) - (OTHER in self.totals) >= limit and name != OTHER:
+            if not again:
+                self.dropped["max_names"] += 1
+            return self.total_of(OTHER)
+        total = self.totals[name] = NameTotals(name, len(self.bounds))
+        return total
+
+    def add_bounds(self, bounds: tuple[float, ...]) -> None:
+        """Count durations at these bounds (seconds) too, from now on."""
+        merged = tuple(sorted({*self.bounds, *bounds}))
+        if merged == self.bounds:
+            return
+        positions = [merged.index(bound) for bound in self.bounds] + [len(merged)]
+        for total in self.totals.values():
+            total.rebucket(positions, len(merged))
+        self.bounds, self.bounds_ns = merged, nanoseconds(merged)

@@ -1,0 +1,243 @@
+"""Prometheus: the metrics of one or more inspectors as a collector, a text, a server and an app to mount."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Final, Unpack
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import Metric
+
+from ..catalogue import DURATION_BOUNDS
+from ..errors import ConfigError
+from ..process import after_fork
+from ..snapshot import Snapshot
+from . import scrape
+from .combine import combine
+from .exposition import Renderer
+from .families import Group
+from .options import AllOptions, Options, check_buckets, check_label, check_seconds
+from .pages import PageMaker, Source, Updater
+from .server import MetricsServer, check_path, check_port, parse_address
+
+__all__ = ["PrometheusExporter", "Source"]
+
+_PORT_VARIABLE: Final = "ASYNC_INSPECT_METRICS_PORT"
+
+
+class _Sum:
+    """Several sources as one."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = sources
+
+    def snapshot(self, *, tasks: bool = True) -> Snapshot:
+        return combine([source.snapshot(tasks=tasks) for source in self._sources])
+
+    def add_duration_bounds(self, bounds: Sequence[float], /) -> None:
+        for source in self._sources:
+            source.add_duration_bounds(bounds)
+
+
+def _default_inspector() -> Source:
+    # Not at the top: an exporter of given inspectors needs no other module of the library's left side.
+    from ..inspector import Inspector
+
+    return Inspector.default()
+
+
+class PrometheusExporter:
+    """Exports an inspector's counters to Prometheus.
+
+    It is a prometheus_client collector and registers itself in `registry`; without one, in a registry of its own,
+    never in prometheus_client's global one. `gather`, the server and the apps give the whole registry, the families of
+    the inspector first.
+
+    inspector: what to export; None is `Inspector.default()`.
+    path, port: what `start_server` serves the metrics at.
+    update_interval: seconds that the server and the apps may serve the same page again; 0 makes every scrape fresh.
+        `gather` and the registry's own scrapes are always fresh.
+    task_metrics, event_metrics, memory_metrics, health_metrics: False leaves out the families of that group.
+    duration_buckets: upper bounds of `async_inspect_task_duration_seconds`, in seconds, without +Inf. Bounds beyond
+        the default ones are exact for tasks that end after the exporter was made; earlier ones count at the next
+        default bound above theirs.
+    name_label: how the label `name` is spelled, for example "task_name".
+
+    Raises ConfigError where an option cannot be used, or the registry already has the families.
+    """
+
+    def __init__(
+        self,
+        inspector: Source | None = None,
+        *,
+        registry: CollectorRegistry | None = None,
+        path: str = "/metrics",
+        port: int = 9090,
+        update_interval: float = 1.0,
+        task_metrics: bool = True,
+        event_metrics: bool = True,
+        memory_metrics: bool = True,
+        health_metrics: bool = True,
+        duration_buckets: Sequence[float] = DURATION_BOUNDS,
+        name_label: str = "name",
+    ) -> None:
+        self.path = check_path(path)
+        self.port = check_port(port)
+        interval = check_seconds("update_interval", update_interval, zero=True)
+        bounds = check_buckets(duration_buckets)
+        switches: dict[Group, bool] = {
+            "task": task_metrics,
+            "event": event_metrics,
+            "memory": memory_metrics,
+            "health": health_metrics,
+        }
+        groups = [group for group, on in switches.items() if on]
+        self._renderer = Renderer(groups, check_label(name_label), bounds)
+        source = _default_inspector() if inspector is None else inspector
+        #: The registry that holds this exporter; metrics registered there appear on its pages too.
+        self.registry: CollectorRegistry = CollectorRegistry() if registry is None else registry
+        self._pages = PageMaker(source, self._renderer, self.registry, interval)
+        self._servers: list[MetricsServer] = []
+        self._updater: Updater | None = None
+        self._register()
+        if not set(bounds) <= set(DURATION_BOUNDS):
+            source.add_duration_bounds(bounds)
+        after_fork(self._in_child)
+
+    @classmethod
+    def with_registry(
+        cls, inspector: Source | None, registry: CollectorRegistry, **options: Unpack[Options]
+    ) -> PrometheusExporter:
+        """An exporter of `inspector` in `registry`, which may hold metrics of the application."""
+        return cls(inspector, registry=registry, **options)
+
+    @classmethod
+    def multi(cls, inspectors: Iterable[Source], **options: Unpack[AllOptions]) -> PrometheusExporter:
+        """An exporter of the sums over several inspectors: the counters of the same name add up.
+
+        Raises ConfigError if there is none, or the same one twice.
+        """
+        sources = list(inspectors)
+        if not sources:
+            raise ConfigError("inspectors=[] has nothing to export; give at least one Inspector")
+        if len({id(source) for source in sources}) < len(sources):
+            raise ConfigError(
+                f"inspectors={sources!r} has an inspector twice, which would count double; give each once"
+            )
+        return cls(_Sum(sources), **options)
+
+    def describe(self) -> Iterator[Metric]:
+        """The families without samples; registering an exporter reads no inspector."""
+        return self._renderer.describe()
+
+    def collect(self) -> list[Metric]:
+        """The families with their samples, as prometheus_client asks a collector for them.
+
+        If the inspector fails there are none: that is logged, and a scrape of the application's registry goes on.
+        """
+        return self._pages.collect()
+
+    @property
+    def errors(self) -> int:
+        """How often the metrics could not be collected."""
+        return self._pages.errors
+
+    def gather(self, *, openmetrics: bool = False) -> str:
+        """A fresh page of everything in the registry, as text 0.0.4 or OpenMetrics.
+
+        Raises what the inspector, or another collector of the registry, raised.
+        """
+        return self._pages.refresh().text(openmetrics=openmetrics).decode()
+
+    def update(self) -> None:
+        """Make the page that the server and the apps serve during the next `update_interval`. Raises as `gather`."""
+        self._pages.refresh()
+
+    def start_background_updater(self, seconds: float = 5.0) -> None:
+        """Call `update` at once and then every `seconds`, in a daemon thread, until `close`: scrapes are then served
+        the latest page without waiting for one, though it is older than `update_interval`. A failed update is logged
+        and counted in `errors`, and the next scrape tries for itself. Calling it again changes the interval. In the
+        child of a fork it goes on.
+
+        Raises ConfigError unless `seconds` is a finite number above 0.
+        """
+        seconds = check_seconds("seconds", seconds, zero=False)
+        if self._updater is not None:
+            if self._updater.seconds == seconds:
+                return
+            self._updater.stop()
+        self._pages.updated_every = seconds
+        self._updater = Updater(self.update, seconds)
+
+    def start_server(self, address: str | int | None = None) -> MetricsServer:
+        """Serve the metrics over HTTP, from threads of its own, until the server or the exporter is closed.
+
+        `address` is "host:port", "[ipv6]:port" or a port; port 0 is any free one (see the server's `port`). Without an
+        address, the port is that of the environment variable ASYNC_INSPECT_METRICS_PORT, else the exporter's. Without a
+        host it listens on 127.0.0.1 only; write "0.0.0.0:9090" to be reached from other machines.
+
+        Raises ConfigError if the address cannot be used. In the child of a fork the server is closed.
+        """
+        variable = os.environ.get(_PORT_VARIABLE, "").strip()
+        if address is not None:
+            host, port = parse_address(address)
+        elif variable:
+            host, port = parse_address(variable, _PORT_VARIABLE)
+        else:
+            host, port = parse_address(self.port)
+        server = MetricsServer(self._pages, host, port, self.path)
+        self._servers = [*(other for other in self._servers if not other.closed), server]
+        return server
+
+    def wsgi_app(self) -> Callable[[scrape.Environ, scrape.StartResponse], list[bytes]]:
+        """A WSGI app that gives the metrics at whatever path it is mounted."""
+        return scrape.wsgi_app(self._pages)
+
+    def asgi_app(self) -> Callable[[scrape.Scope, scrape.Receive, scrape.Send], Awaitable[None]]:
+        """An ASGI 3 app that gives the metrics at whatever path it is mounted."""
+        return scrape.asgi_app(self._pages)
+
+    def close(self) -> None:
+        """Stop the updater and the servers, and leave the registry. May be repeated."""
+        if self._updater is not None:
+            self._updater.stop()
+            self._updater = None
+            self._pages.updated_every = 0.0
+        while self._servers:
+            self._servers.pop().close()
+        try:
+            self.registry.unregister(self)
+        except KeyError:
+            pass  # closed before, or taken out by the application
+
+    def __enter__(self) -> PrometheusExporter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _register(self) -> None:
+        try:
+            self.registry.register(self)
+        except ValueError as error:
+            # The message is all that every version of prometheus_client has of the names.
+            taken = sorted(re.findall("async_inspect_[a-z_]+", str(error)))
+            if not taken:
+                raise ConfigError(f"registry={self.registry!r} takes no exporter: {error}; give another one") from error
+            raise ConfigError(
+                f"registry={self.registry!r} already has {taken[0]}, most likely from another PrometheusExporter; "
+                "close() that one first, give each its own registry, or export several inspectors with "
+                "PrometheusExporter.multi([...])"
+            ) from error
+
+    def _in_child(self) -> None:
+        """In the child of a fork: no thread of ours lives, and the listening sockets are the parent's."""
+        servers, self._servers = self._servers, []
+        for server in servers:
+            server.abandon()
+        self._pages.begin()
+        if self._updater is not None:
+            self._updater = Updater(self.update, self._updater.seconds)

@@ -1,0 +1,91 @@
+"""From the books to a snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from . import clock as system_clock
+from . import opened
+from .books import Books
+from .catalogue import EVENT_TYPES, LAG_BOUNDS
+from .memory import memory_of
+from .placing import Placing
+from .snapshot import Histogram, NameView, Snapshot, TaskView
+from .states import TaskState
+from .told import ToldSpan
+from .views import task_view
+
+__all__ = ["summarize"]
+
+_NO_LAG: Final = Histogram(LAG_BOUNDS, (0,) * (len(LAG_BOUNDS) + 1), 0.0)
+
+
+def summarize(books: Books, placing: Placing, clock: Any, *, tasks: bool) -> Snapshot:
+    """The snapshot of the books as they are. Without `tasks`, nothing here walks over the live tasks."""
+    now = clock.monotonic_ns()
+    offset = system_clock.wall_ns(0, clock)
+    # Both are asked once, so that the tasks and the counts of their states agree.
+    pending = {number for number in opened.pending_numbers() if number in books.live}
+    running = {span.number for span in opened.running_spans() if span.number in books.live} - pending
+    names = {name: total.view(books.bounds) for name, total in books.totals.items()}
+    return Snapshot(
+        taken_at=(now + offset) / 1e9,
+        tasks=_task_views(books, pending, running, now, offset) if tasks else (),
+        names=MappingProxyType(names),
+        states=MappingProxyType(_states(books, len(pending), len(running))),
+        events=MappingProxyType(_events(books, names)),
+        dropped=MappingProxyType(_dropped(books, placing)),
+        memory=MappingProxyType(memory_of(books, placing)),
+        findings=(),
+        deadlocks=0,
+        lints=MappingProxyType({}),
+        loop_lag=_NO_LAG,
+    )
+
+
+def _task_views(books: Books, pending: set[int], running: set[int], now: int, offset: int) -> tuple[TaskView, ...]:
+    notes = books.retention.notes_by_span()
+    views = []
+    for task in (*books.live.values(), *books.retention.tasks):
+        number = task.number
+        if isinstance(task, ToldSpan):
+            state = task.state or TaskState.PENDING
+        elif number in pending:
+            state = TaskState.PENDING
+        else:
+            state = TaskState.RUNNING if number in running else TaskState.BLOCKED
+        views.append(task_view(task, state, now, notes.get(number, ()), offset))
+    return tuple(views)
+
+
+def _states(books: Books, pending: int, running: int) -> dict[str, int]:
+    told = books.told_states
+    known_at_first_hand = len(books.live) - sum(told.values())
+    return {
+        "pending": pending + told[TaskState.PENDING],
+        "running": running + told[TaskState.RUNNING],
+        "blocked": known_at_first_hand - pending - running + told[TaskState.BLOCKED],
+        **books.retention.states(),
+    }
+
+
+def _events(books: Books, names: Mapping[str, NameView]) -> dict[str, int]:
+    counts = dict.fromkeys(EVENT_TYPES, 0)
+    for view in names.values():
+        counts["spawn"] += view.spawned
+        counts["poll"] += view.polls
+        counts["wake"] += view.wakes
+        counts["drop"] += view.finished
+    counts["log"] = books.logs
+    return counts
+
+
+def _dropped(books: Books, placing: Placing) -> dict[str, int]:
+    return {
+        **books.dropped,
+        "max_tasks": books.retention.dropped_tasks,
+        "max_events": books.retention.dropped_events,
+        "gap": placing.gaps,
+    }

@@ -1,0 +1,161 @@
+"""A lifecycle payload, read: what it says in the types that the inspector works with, and nothing else.
+
+A payload comes from anywhere (a queue, a socket, a file that somebody edited), and the inspector must be able to trust
+what it takes in. So everything is looked at once, here: what the protocol demands and is not there makes the payload
+malformed, and what is optional and not what it should be is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import islice
+from typing import Any, Final, NamedTuple
+
+from .catalogue import STEP_BOUNDS
+from .fields import FieldPolicy, text_of
+from .records import flaw_of
+from .steps import pack
+
+__all__ = ["Telling", "read"]
+
+#: Times (ns since 1970, or since boot), ids of processes and tallies fit 63 bits; more could not be computed with.
+_TOO_BIG: Final = 1 << 63
+_MAX_LINKS: Final = 32
+
+
+class Telling(NamedTuple):
+    """One payload. `number`: the span's, of its id; `t` and `wall` in ns; `said`: what its kind has beyond that."""
+
+    kind: str
+    number: int
+    pid: int
+    seq: int
+    t: int
+    wall: int
+    name: str
+    said: dict[str, Any]
+
+
+class Unreadable(ValueError):
+    """A payload that cannot be used."""
+
+
+def read(payload: Mapping[str, Any], policy: FieldPolicy) -> Telling | None:
+    """What a payload says, its texts cut and its secrets hidden as `policy` has it; None where it is malformed.
+
+    Raises whatever a mapping of the application's own making raises.
+    """
+    if flaw_of(payload) is not None:
+        return None
+    kind = payload["kind"]
+    t, wall, pid, seq = payload["t"], payload["wall"], payload["pid"], payload["seq"]
+    if t >= _TOO_BIG or wall >= _TOO_BIG or pid >= _TOO_BIG or seq >= _TOO_BIG:
+        return None
+    said: dict[str, Any] = {}
+    for key, reader in _READERS[kind].items():
+        value = payload.get(key)
+        if value is not None:
+            try:
+                value = reader(value, policy)
+            except Unreadable:
+                return None
+            if value is not None:
+                said[key] = value
+    name = payload.get("name")
+    return Telling(
+        kind,
+        int(payload["id"], 16),
+        int(pid),
+        int(seq),
+        int(t),
+        int(wall),
+        str.__str__(name) if isinstance(name, str) else "",
+        said,
+    )
+
+
+def _text(value: object, policy: FieldPolicy) -> str | None:
+    return text_of(value, policy.max_length) if isinstance(value, str) else None
+
+
+def _number(value: object, policy: FieldPolicy) -> int | None:
+    return int(value) if type(value) is int and 0 <= value < _TOO_BIG else None
+
+
+def _tally(value: object, policy: FieldPolicy) -> int:
+    if not isinstance(value, int) or not 0 <= value < _TOO_BIG:
+        raise Unreadable
+    return int(value)
+
+
+def _truth(value: object, policy: FieldPolicy) -> bool | None:
+    return True if value is True else None
+
+
+def _fields(value: Mapping[str, Any], policy: FieldPolicy) -> dict[str, Any]:
+    return policy.apply(dict(value))
+
+
+def _links(value: object, policy: FieldPolicy) -> tuple[str, ...] | None:
+    if type(value) not in (list, tuple):
+        return None
+    links: Any = value
+    return tuple(text_of(link, 64) for link in islice(links, _MAX_LINKS))
+
+
+def _error(value: object, policy: FieldPolicy) -> dict[str, Any] | None:
+    if not isinstance(value, Mapping):
+        return None
+    error: dict[str, Any] = {key: text_of(value.get(key, ""), policy.max_length) for key in ("type", "message")}
+    leaves: Any = value.get("leaves")
+    if type(leaves) in (list, tuple):
+        error["leaves"] = [text_of(leaf, policy.max_length) for leaf in islice(leaves, _MAX_LINKS)]
+    return error
+
+
+def _slow(value: object, policy: FieldPolicy) -> int | None:
+    """(bucket, count) pairs, packed."""
+    if type(value) not in (list, tuple):
+        return None
+    counts: dict[int, int] = {}
+    pairs: Any = value
+    for pair in islice(pairs, len(STEP_BOUNDS)):
+        if type(pair) not in (list, tuple) or len(pair) != 2:
+            return None
+        bucket, count = pair
+        if type(bucket) is not int or not 0 < bucket <= len(STEP_BOUNDS):
+            return None
+        if type(count) is not int or not 0 < count < 1 << 40 or bucket in counts:
+            return None
+        counts[bucket] = count
+    return pack(counts.items())
+
+
+_Reader = Callable[[Any, FieldPolicy], Any]
+
+_BEGIN: Final[dict[str, _Reader]] = {
+    "trace": _text,
+    "parent": _text,
+    "task": _text,
+    "thread": _number,
+    "at": _text,
+    "links": _links,
+    "parent_closed": _truth,
+    "fields": _fields,
+}
+_TALLIES: Final = ("duration", "polls", "busy", "scheduled", "max_poll", "wakes", "self_wakes")
+_EXIT: Final[dict[str, _Reader]] = {
+    "outcome": _text,
+    "error": _error,
+    **dict.fromkeys(_TALLIES, _tally),
+    "slow_polls": _slow,
+    "slow_waits": _slow,
+}
+_STEP: Final[dict[str, _Reader]] = {"on": _text, "resource": _text}
+_READERS: Final[dict[str, dict[str, _Reader]]] = {
+    "spawn": _BEGIN,
+    "enter": _BEGIN,
+    "record": {"fields": _fields},
+    "exit": _EXIT,
+    **dict.fromkeys(("suspend", "wake", "resume", "wait", "acquire", "release"), _STEP),
+}

@@ -1,0 +1,176 @@
+"""The table of RESULTS.md: goals, figures of each interpreter, and the peers'."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+__all__ = ["ROWS", "Row", "markdown", "verdict"]
+
+
+class Row(NamedTuple):
+    """A line of the table. `figure`: its key; `unit`: F, ×, B or ms; `goal`: at most this, on these versions."""
+
+    what: str
+    figure: str
+    unit: str
+    goal: float | None = None
+    peers: tuple[tuple[str, str], ...] = ()
+    versions: tuple[str, ...] = ()
+
+
+ROWS = (
+    Row(
+        "span enter and exit, handler attached, all metrics counted",
+        "span",
+        "F",
+        4,
+        (
+            ("the same metrics by hand with prometheus_client", "by hand"),
+            ("OpenTelemetry SDK", "otel"),
+            ("logfire", "logfire"),
+            ("eliot", "eliot"),
+            ("ddtrace", "ddtrace"),
+            ("Sentry, a span in a transaction", "sentry"),
+            ("Sentry, a transaction", "sentry transaction"),
+            ("one `logger.info(…, extra=…)`", "log"),
+            ("two of them", "two logs"),
+        ),
+    ),
+    Row("the same in an asyncio task", "span.task", "F", 4),
+    Row("the same inside another span", "span.nested", "F"),
+    Row("the same inside a driven coroutine", "span.driven", "F"),
+    Row("the same against one `logger.info(…, extra=…)`", "span.log", "×", 1, versions=("3.11",)),
+    Row("the same with three fields", "span.fields", "F", 5),
+    Row("span when nobody listens", "span.unheard", "F", 1.6, (("OpenTelemetry API without SDK", "otel api"),)),
+    Row("span through a structlog chain, above the chain with a processor that drops", "structlog", "F", 5),
+    Row(
+        "a task under `install()`, all metrics, against a bare `create_task`",
+        "task",
+        "×",
+        1.6,
+        (
+            ("hand-written factory with a span and counters", "task.by hand"),
+            ("OpenTelemetry asyncio", "task.otel"),
+            ("aiomonitor", "task.aiomonitor"),
+            ("ddtrace", "task.ddtrace"),
+            ("ddtrace, in a trace", "task.ddtrace in a trace"),
+            ("Sentry", "task.sentry"),
+            ("Sentry, in a transaction", "task.sentry in a transaction"),
+            ("asyncio debug mode", "task.debug"),
+        ),
+    ),
+    Row("the same, all tasks made before the first one runs", "task.together", "×"),
+    Row(
+        "a step under a driver, against a bare `await asyncio.sleep(0)`, on asyncio",
+        "asyncio.step",
+        "×",
+        1.3,
+        (("hand-written timed generator", "asyncio.generator"), ("timed wrapper object", "asyncio.object")),
+    ),
+    Row(
+        "the same on uvloop",
+        "uvloop.step",
+        "×",
+        peers=(("hand-written timed generator", "uvloop.generator"), ("timed wrapper object", "uvloop.object")),
+    ),
+    Row("rendering a page of 1,000 names, all families, against `generate_latest`", "page", "×", 0.1),
+    Row("that page", "page.ours_ms", "ms", peers=(("`generate_latest`", "page.latest_ms"),)),
+    Row("the scrape with 100,000 live spans against the one with 10", "scrape.plain", "×", 1.2),
+    Row("the same with 100,000 driven tasks", "scrape.driven", "×", 1.2),
+    Row(
+        "memory per live span (tracemalloc, 10,000 open)",
+        "memory",
+        "B",
+        800,
+        (
+            ("a bare span object", "memory.bare"),
+            ("eliot", "memory.eliot"),
+            ("ddtrace", "memory.ddtrace"),
+            ("OpenTelemetry", "memory.otel"),
+            ("logfire", "memory.logfire"),
+        ),
+    ),
+    Row("the same with three fields", "memory.fields", "B"),
+    Row(
+        "memory per driven task, beyond a bare task's", "memory.task", "B", peers=(("a bare task", "memory.task_bare"),)
+    ),
+    Row(
+        "young garbage collections per 1,000 tasks under `install()`, against a bare run's",
+        "gc",
+        "×",
+        2,
+        (("OpenTelemetry", "gc.otel"), ("logfire", "gc.logfire")),
+    ),
+)
+
+
+def _version(measured: Mapping[str, Any]) -> str:
+    return ".".join(measured["python"].split(".")[:2])
+
+
+def _shown(value: float | None, unit: str) -> str:
+    if value is None:
+        return "–"
+    digits = 0 if unit == "B" or value >= 100 else 1 if value >= 10 else 2
+    return f"{value:,.{digits}f} {unit}"
+
+
+def verdict(row: Row, runs: Sequence[Mapping[str, Any]]) -> str:
+    """ "met", "missed", "missed on 3.13"; "" without a goal, "not measured" without a figure."""
+    if row.goal is None:
+        return ""
+    held = [run for run in runs if not row.versions or _version(run) in row.versions]
+    figures = {_version(run): run["figures"][row.figure] for run in held if row.figure in run["figures"]}
+    if not figures:
+        return "not measured"
+    missed = [version for version, figure in figures.items() if figure > row.goal]
+    if not missed:
+        return "met"
+    return "**missed**" if len(missed) == len(figures) else f"**missed** on {', '.join(missed)}"
+
+
+def _peers(row: Row, runs: Sequence[Mapping[str, Any]]) -> str:
+    told = []
+    for name, figure in row.peers:
+        values = [run["figures"].get(figure) for run in runs]
+        if any(value is not None for value in values):
+            told.append(f"{name} {' / '.join(_shown(value, row.unit) for value in values)}")
+    return "; ".join(told)
+
+
+def _goal(row: Row) -> str:
+    if row.goal is None:
+        return ""
+    if row.figure == "span.log":
+        return f"< 1 × on {row.versions[0]}"
+    return f"≤ {row.goal:g} {row.unit}"
+
+
+def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The whole of RESULTS.md for the runs of one or more interpreters."""
+    runs = sorted(runs, key=lambda run: [int(part) for part in _version(run).split(".")])
+    versions = [_version(run) for run in runs]
+    lines = [
+        "# Benchmark results",
+        "",
+        "Written by `make bench`. F, the floor, is a class-based context manager that sets and resets a ContextVar and",
+        "reads the clock twice. Every figure is the median, over interleaved rounds in one process, of the ratio to the",
+        "floor (or to what the line names) in the same round, with the garbage collector on. The peers' figures stand in",
+        "the order of the columns.",
+        "",
+        *(f"- {run['build']}; {run['machine']}" for run in runs),
+        "",
+        f"| what | goal | {' | '.join(versions)} | | peers ({' / '.join(versions)}) |",
+        f"| --- | --- | {' | '.join('---' for _ in versions)} | --- | --- |",
+    ]
+    for row in ROWS:
+        figures = [_shown(run["figures"].get(row.figure), row.unit) for run in runs]
+        if any(figure != "–" for figure in figures) or row.goal is not None:
+            lines.append(
+                f"| {row.what} | {_goal(row)} | {' | '.join(figures)} | {verdict(row, runs)} | {_peers(row, runs)} |"
+            )
+    left_out = sorted({f"{group} ({_version(run)}): {why}" for run in runs for group, why in run["missing"].items()})
+    if left_out:
+        lines += ["", "Left out:", "", *(f"- {line}" for line in left_out)]
+    return "\n".join([*lines, ""])

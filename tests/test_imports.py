@@ -1,0 +1,77 @@
+"""The modules know only what stands to the left of them on the way from a span to a page."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import asyncinspect_logging
+
+PACKAGE = Path(asyncinspect_logging.__file__).parent
+#: The inspector's side: what spans, routes and drivers must never know of.
+BEHIND = {"inspector", "announced", "placing", "books", "summary", "retention", "totals", "views", "told", "telling", "config"}
+FRONT = {"spans", "driven", "driver", "drivers", "wakes", "tracing", "steps", "opened", "routing", "records", "decorate"}
+#: What an exporter may take from outside its own package.
+FOR_EXPORTERS = {"catalogue", "clock", "config", "diagnostics", "errors", "inspector", "snapshot", "states", "process"}
+
+
+def imported_by(path: Path) -> set[str]:
+    """Top modules of the package that a module imports when it runs, not those that only its annotations need."""
+    package = ["asyncinspect_logging", *path.relative_to(PACKAGE).parts[:-1]]
+    found = set()
+    for node in ast.walk(without_typing(ast.parse(path.read_text()))):
+        if isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            parts = [*base, *(node.module or "").split(".")] if node.module else base
+            if parts[:1] == ["asyncinspect_logging"]:
+                found.update([parts[1]] if len(parts) > 1 else [alias.name for alias in node.names])
+        elif isinstance(node, ast.Import):
+            found.update(alias.name.split(".")[1] for alias in node.names if alias.name.startswith("asyncinspect_logging."))
+    return found
+
+
+def without_typing(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = [ast.Pass()]
+    return tree
+
+
+@pytest.mark.parametrize("module", sorted(FRONT))
+def test_spans_know_nothing_of_the_inspector(module: str) -> None:
+    """What makes records does not know who reads them."""
+    assert not imported_by(PACKAGE / f"{module}.py") & (BEHIND | {"handler", "processor", "exporters", "snapshot"})
+
+
+@pytest.mark.parametrize("module", sorted(BEHIND | {"snapshot", "memory", "sequence"}))
+def test_inspector_knows_nothing_of_front_ends_and_exporters(module: str) -> None:
+    """Handlers feed it and exporters read it, and it knows of neither."""
+    assert not imported_by(PACKAGE / f"{module}.py") & {"handler", "processor", "stamping", "exporters", "testing"}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "exporters").rglob("*.py")), ids=lambda path: path.stem)
+def test_exporters_read_snapshots(path: Path) -> None:
+    """And nothing of what the inspector is made of."""
+    assert imported_by(path) <= FOR_EXPORTERS | {"exporters"}
+
+
+@pytest.mark.parametrize("module", ["states", "catalogue", "errors", "snapshot", "sequence", "traceparent", "fields"])
+def test_foundations_stand_alone(module: str) -> None:
+    """They import nothing but each other."""
+    assert imported_by(PACKAGE / f"{module}.py") <= {"states", "catalogue", "errors"}
+
+
+def test_import_starts_nothing_and_needs_no_extra() -> None:
+    """No thread, no handler, no logging configured, and none of the optional packages."""
+    code = (
+        "import sys, threading, logging, asyncinspect_logging\n"
+        "assert threading.active_count() == 1, threading.enumerate()\n"
+        "assert not logging.getLogger().handlers and not logging.getLogger('asyncinspect').handlers\n"
+        "heavy = {'structlog', 'opentelemetry', 'statsd', 'rich', 'click', 'prometheus_client', 'trio'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
