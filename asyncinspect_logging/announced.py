@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from .books import Books
+from .driven import DrivenSpan
 from .sequence import Seen
 from .spans import Span
 from .totals import Folded, NameTotals
@@ -46,7 +47,7 @@ class Announced:
             name = span.name
             total = totals(name) or books.total_of(name)
             total.spawned += 1
-            if span.tally is not None:
+            if span.__class__ is DrivenSpan or span.tally is not None:
                 total.driven += 1
             live[number] = span
 
@@ -56,7 +57,9 @@ class Announced:
         first = bounds[0]
         everything, keep = retention.everything, retention.tasks.append
         for span in spans:
-            number, outcome, tally = span.number, span.outcome, span.tally
+            number, outcome = span.number, span.outcome
+            # A driven span is its own tally; asked for it, it would have to answer by a Python call.
+            tally = span if span.__class__ is DrivenSpan else span.tally
             duration = span.exited_at - span.entered_at
             if left(number, None) is None:
                 books.dropped["duplicate"] += 1

@@ -113,8 +113,8 @@ class Config:
                 if text:
                     values[known[variable]] = _read(variable, known[variable], text)
             elif variable.startswith(_PREFIX) and variable != _PREFIX + "PRESET":
-                near = get_close_matches(variable, known, 1)
-                hint = f"did you mean {near[0]}?" if near else f"the settings are {', '.join(sorted(known))}"
+                near = get_close_matches(variable.removeprefix(_PREFIX).lower(), known.values(), 1)
+                hint = f"did you mean {_PREFIX}{near[0].upper()}?" if near else f"the settings are {', '.join(sorted(known))}"
                 _log.warning("%s names no setting; %s", variable, hint)
         try:
             return replace(presets[preset](), **values)

@@ -45,6 +45,17 @@ class DrivenSpan(Span):
         "woken_at",
     )
 
+    # The tally; see `steps.Tally`.
+    polls: int
+    wakes: int
+    self_wakes: int
+    busy: int
+    scheduled: int
+    max_poll: int
+    slow_polls: int
+    slow_waits: int
+    part_from: int
+    folded: bool
     #: Qualified name of the coroutine.
     coro_name: str
     #: Start of the step going on, in ns, or 0 between steps.
@@ -94,11 +105,22 @@ class DrivenSpan(Span):
         current in the task's `context` (None: in a copy of this one).
         """
         self._audience = audience
-        self._spawned_at = audience.clock.monotonic_ns()
         self.own_task = True
         self.context_is_own = context is None
-        self._find_place(audience, current.get() if context is None else context.get(current))
-        pending[self.number] = self
+        self._spawned_at = audience.clock.monotonic_ns()
+        self.number = number = process.new_number()
+        around = current.get() if context is None else context.get(current)
+        if around is None:
+            self.parent_number = 0
+            self.trace = number
+        elif around.outcome is None:
+            self.parent_number = around.number
+            self.trace = around.trace
+        else:
+            self._find_parent(around)
+        if self.fields:
+            self.fields = audience.policy.apply(self.fields)
+        pending[number] = self
         audience.begun(self)
         if audience.receivers:
             self._introduce(audience, "spawn")
@@ -117,10 +139,12 @@ class DrivenSpan(Span):
             audience = self._route.audience()
             if audience is None or (audience.receivers and delivering.now):
                 return None
-            self._audience = audience
-            self._spawned_at = t = audience.clock.monotonic_ns()
-            self._find_place(audience, current.get())
-            audience.begun(self)
+            # Nobody spawned it: spawned and entered in one.
+            self.spawn(audience, None)
+            audience = self._audience or audience
+            del pending[self.number]
+            self.own_task = self.context_is_own = False
+            t = self._spawned_at
         self.thread = ident
         self.entered_at = self.part_from = self.started = t
         open_of[self._key] = self
@@ -135,19 +159,6 @@ class DrivenSpan(Span):
             # A context that only this task has need not be put in order again, and so one token less is kept.
             self._token = token
         return audience
-
-    def _find_place(self, audience: Audience, around: Span | None) -> None:
-        self.number = number = process.new_number()
-        if around is None and self._parent is INHERIT:
-            self.parent_number = 0
-            self.trace = number
-        elif around is not None and around.outcome is None and self._parent is INHERIT:
-            self.parent_number = around.number
-            self.trace = around.trace
-        else:
-            self._find_parent(around)
-        if self.fields:
-            self.fields = audience.policy.apply(self.fields)
 
     def finish(self, error: BaseException | None) -> None:
         """The coroutine is through: with an exception, or with a result."""
@@ -178,9 +189,11 @@ class DrivenSpan(Span):
 
     def drop(self) -> None:
         """The coroutine was dropped before its first step."""
+        # In the middle of whatever is going on in this thread, whose context must be as before afterwards.
+        self.context_is_own = False
         if self.number and self.start(0) is not None:
-            self._token = None
             self.finish(GeneratorExit())
+        stepping.pop(0, None)
 
 
 def opened_in(key: int) -> Iterator[Span]:

@@ -7,10 +7,12 @@ handed through as it is, and the generator's own frame is taken off each excepti
 from __future__ import annotations
 
 import asyncio
+import sys
 from _thread import get_ident
 from collections.abc import Awaitable, Coroutine, Generator
+from itertools import islice
 from types import CoroutineType
-from typing import Any, TypeVar
+from typing import Any
 
 from .driven import DrivenSpan, resume_all, suspend_all
 from .opened import open_of
@@ -18,33 +20,33 @@ from .steps import FIRST_BOUND, slow, stepping
 from .tracing import trace_resume, trace_suspend
 from .wakes import driven_by_hand, hear
 
-__all__ = ["Driver", "qualname_of"]
+__all__ = ["Driver", "drive", "qualname_of"]
 
-_T = TypeVar("_T")
+_new: Any = islice.__new__
 
 
-class Driver(Coroutine[Any, Any, _T]):
+class Driver(islice):  # type: ignore[type-arg]
     """Stands for a coroutine, or any other awaitable, whose steps are to be seen: await it, or make a task of it.
 
     It answers to what the tools of asyncio ask a coroutine (name, code, frame, what it awaits, whether it runs) with
     the answers of the one inside.
     """
 
-    __slots__ = ("__weakref__", "_awaitable", "_gen", "_inner", "send", "span")
+    # An `islice` of all of the generator: a task steps what is an iterator in C by its C function, and that one goes
+    # on to the generator's, so that no frame of ours is in between, which would show in every traceback. (A slot
+    # `send` with the generator's own method does as well, for one object more for each task, and 5 % of a step.)
+    __slots__ = ("__weakref__", "_awaitable", "_gen", "_inner", "span")
 
-    def __init__(self, awaitable: Awaitable[_T], span: DrivenSpan) -> None:
-        self._awaitable = awaitable
-        self._inner = inner = awaitable if type(awaitable) is CoroutineType else _stepper(awaitable)
-        self.span = span
-        # The generator does not know this object, or dropping an unfinished one would take the garbage collector.
-        self._gen = gen = _drive(inner, span)
-        # Up to its first yield, from where on it notices what happens to it: thrown into, closed, or collected.
-        next(gen)
-        # A slot that holds the generator's own method: so the loop steps the generator, and no frame of ours is in
-        # between. A Python method here would be in every traceback, and cost as much as all the rest.
-        self.send = gen.send
+    _awaitable: Any
+    _gen: Generator[Any, Any, Any]
+    _inner: Any
+    span: DrivenSpan
 
-    def __await__(self) -> Generator[Any, Any, _T]:
+    @property
+    def send(self) -> Any:
+        return self._gen.send
+
+    def __await__(self) -> Generator[Any, Any, Any]:
         return self._gen
 
     @property
@@ -60,12 +62,32 @@ class Driver(Coroutine[Any, Any, _T]):
         # __name__, __qualname__, cr_frame, gi_code, …: whatever the kind of awaitable has.
         return getattr(self._awaitable, name)
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         return CoroutineType if type(self._awaitable) is CoroutineType else Driver
 
     def __repr__(self) -> str:
         return repr(self._awaitable)
+
+
+Coroutine.register(Driver)
+
+
+def drive(awaitable: Any, span: DrivenSpan) -> Driver:
+    """A driver of a coroutine, or any other awaitable, that keeps the books in `span`. Raises TypeError for what
+    cannot be awaited.
+    """
+    inner = awaitable if type(awaitable) is CoroutineType else _stepper(awaitable)
+    # The generator does not know the driver, or dropping an unfinished one would take the garbage collector.
+    gen = _drive(inner, span)
+    # Up to its first yield, from where on it notices what happens to it: thrown into, closed, or collected.
+    next(gen)
+    driver: Driver = _new(Driver, gen, None)
+    driver._awaitable = awaitable
+    driver._inner = inner
+    driver._gen = gen
+    driver.span = span
+    return driver
 
 
 def qualname_of(awaitable: object) -> str:
@@ -100,14 +122,18 @@ def _stand_in(span: DrivenSpan) -> int:
 
 
 def _throw(inner: Any, error: BaseException) -> Any:
-    if not isinstance(error, GeneratorExit):
-        try:
-            return inner.throw(error)
-        except BaseException as passing:
-            _take_off_one(passing)
-            raise
-    getattr(inner, "close", bool)()
-    raise error
+    try:
+        if not isinstance(error, GeneratorExit):
+            try:
+                return inner.throw(error)
+            except BaseException as passing:
+                _take_off_one(passing)
+                raise
+        getattr(inner, "close", bool)()
+        raise error
+    finally:
+        # The coroutine's frame, and with it the traceback, may refer to this frame: they would keep each other alive.
+        del error
 
 
 def _iterate(iterator: Any) -> Generator[Any, Any, Any]:
@@ -133,7 +159,7 @@ def _drive(inner: Any, span: DrivenSpan) -> Generator[Any, Any, Any]:
     task_id = 0
     try:
         try:
-            yield  # to `Driver.__init__`
+            yield  # to `drive`
         except GeneratorExit:
             # Dropped before the first step. The coroutine itself will say that nobody awaited it.
             span.drop()
@@ -146,7 +172,7 @@ def _drive(inner: Any, span: DrivenSpan) -> Generator[Any, Any, Any]:
         around = stepping.get(ident)
         if around is not None and not around.started:
             around = None
-        if around is not None and not span.number:
+        if around is not None and not span.number and _is_in_its_task(around):
             # A driver steps this task already: it keeps the books of this span too.
             around = None
             with span.again():
@@ -235,6 +261,13 @@ def _drive(inner: Any, span: DrivenSpan) -> Generator[Any, Any, Any]:
             driven_by_hand.pop(task_id, None)
         if around is not None:
             stepping[ident] = around
+
+
+def _is_in_its_task(around: DrivenSpan) -> bool:
+    """Whether the current task is the one that `around` is in, and not an eager one that begins in its step."""
+    loop = None if sys.version_info < (3, 12) else asyncio._get_running_loop()
+    task = None if loop is None else asyncio.current_task(loop)
+    return task is None or driven_by_hand.get(id(task)) is around or getattr(task.get_coro(), "span", None) is around
 
 
 def _handed_through(inner: Any, thrown: BaseException | None) -> Generator[Any, Any, Any]:

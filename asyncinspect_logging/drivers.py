@@ -12,7 +12,7 @@ from typing import Any, Final, ParamSpec, TypeVar, overload
 
 from .diagnostics import warn_once
 from .driven import DrivenSpan
-from .driver import Driver, qualname_of
+from .driver import Driver, drive, qualname_of
 from .routing import delivering, route_of
 from .spans import LOGGER
 from .wakes import hear, unhear
@@ -56,18 +56,23 @@ def instrument(
     """
     if target is None:
         return lambda function: _instrumented(function, name, frozenset(skip), dict(fields or {}), logger)
-    if inspect.iscoroutinefunction(target):
+    if inspect.iscoroutinefunction(target) or isinstance(target, staticmethod | classmethod):
         return _instrumented(target, name, frozenset(skip), dict(fields or {}), logger)
     if isinstance(target, Driver):
         return target
     qualname = qualname_of(target)
-    return Driver(target, DrivenSpan.make(name or qualname, qualname, _route_to(logger), dict(fields or {})))
+    return drive(target, DrivenSpan.make(name or qualname, qualname, _route_to(logger), dict(fields or {})))
 
 
 def _instrumented(function: Any, name: str | None, skip: frozenset[str], fields: dict[str, Any], logger: Any) -> Any:
+    if isinstance(function, staticmethod | classmethod):
+        return type(function)(_instrumented(function.__func__, name, skip, fields, logger))
     if not inspect.iscoroutinefunction(function):
         raise TypeError(f"@instrument is for coroutine functions; for {function!r} write @span('name')")
-    qualname = function.__qualname__
+    named: Any = function
+    while isinstance(named, functools.partial):
+        named = named.func
+    qualname = qualname_of(named)
     span_name = name or qualname
     arguments = _arguments_of(function, skip)
     route = _route_to(logger)
@@ -76,7 +81,7 @@ def _instrumented(function: Any, name: str | None, skip: frozenset[str], fields:
     async def instrumented(*args: Any, **kwargs: Any) -> Any:
         try:
             span = DrivenSpan.make(span_name, qualname, route, {**arguments(args, kwargs), **fields})
-            return await Driver(function(*args, **kwargs), span)
+            return await drive(function(*args, **kwargs), span)
         except BaseException as error:
             tb = error.__traceback__
             error.__traceback__ = tb and tb.tb_next
@@ -126,20 +131,23 @@ class Installed:
         self._loop = loop
         self._ours: _CreateTask | None = None
         if not isinstance(vars(loop).get("create_task"), _CreateTask):
-            self._ours = loop.create_task = _CreateTask(loop)  # type: ignore[method-assign, assignment]
+            self._ours = _CreateTask(loop)
+            loop.create_task = self._ours  # type: ignore[method-assign]
             hear(loop)
 
     def __call__(self) -> None:
-        ours, self._ours = self._ours, None
+        ours = self._ours
         if ours is None:
             return
+        self._ours = None
         # Somebody may have put their own over ours since: then it stays, and only hands on.
         ours.drives = False
+        before = ours.before
         if vars(self._loop).get("create_task") is ours:
-            if ours.before is None:
+            if before is None:
                 del self._loop.create_task
             else:
-                self._loop.create_task = ours.before  # type: ignore[method-assign]
+                self._loop.create_task = before  # type: ignore[method-assign]
         unhear(self._loop)
 
     def __enter__(self) -> Installed:
@@ -152,7 +160,7 @@ class Installed:
 class _CreateTask:
     """Takes the place of a loop's `create_task`."""
 
-    __slots__ = ("_cls", "_loop", "before", "drives")
+    __slots__ = ("_cls", "_loop", "_plain", "before", "drives")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._cls: Any = type(loop)
@@ -160,6 +168,7 @@ class _CreateTask:
         self._loop = weakref.ref(loop)
         self.before: Any = vars(loop).get("create_task")
         self.drives = True
+        self._plain = self.before is None and self._cls.create_task is asyncio.BaseEventLoop.create_task
 
     def __call__(self, coro: Any, **kwargs: Any) -> Any:
         if self.drives:
@@ -167,10 +176,11 @@ class _CreateTask:
                 coro = _driven(coro, kwargs.get("context") if kwargs else None)
             except Exception:
                 warn_once("install", type(coro).__qualname__, "a task could not be driven, and runs as it is", exc_info=True)
-        if self.before is None:
-            task = self._cls.create_task(self._loop(), coro, **kwargs)
-        else:
-            task = self.before(coro, **kwargs)
+        loop: Any = self._loop()
+        if self._plain and loop._task_factory is None and not (loop._debug or loop._closed):
+            # What asyncio's own `create_task` comes to then: a second Python call would be a fifth of making a task.
+            return asyncio.Task(coro, loop=loop, **kwargs)
+        task = self._cls.create_task(loop, coro, **kwargs) if self.before is None else self.before(coro, **kwargs)
         if getattr(task, "_source_traceback", None):
             # In debug mode a task knows where it was made: not here.
             del task._source_traceback[-1]
@@ -198,7 +208,7 @@ def _driven(coro: Any, context: Any) -> Any:
         return coro
     span = DrivenSpan.make(name, name, _route)
     span.spawn(audience, context)
-    return Driver(coro, span)
+    return drive(coro, span)
 
 
 def install(loop: asyncio.AbstractEventLoop | None = None) -> Installed:

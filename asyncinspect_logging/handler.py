@@ -14,6 +14,22 @@ from .routing import Listener, report
 __all__ = ["AsyncInspectHandler"]
 
 
+class _NoLock:
+    """What `logging.Handler` takes for a lock. (Since Python 3.13 it does not take None.)"""
+
+    def acquire(self) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *args: object) -> None:
+        pass
+
+
 class AsyncInspectHandler(logging.Handler):
     """A logging handler that feeds an inspector: lifecycle records become state transitions, and ordinary records
     inside a span become lines on its timeline.
@@ -46,7 +62,7 @@ class AsyncInspectHandler(logging.Handler):
 
     def createLock(self) -> None:
         """No lock: the inspector takes records from any thread."""
-        self.lock = None
+        self.lock = _NoLock()  # type: ignore[assignment]
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -93,6 +109,10 @@ class AsyncInspectHandler(logging.Handler):
         self.inspector.settle()
         self._stamps = False
         stamping.release(self)
+        # Routes look again at who hears when a level is set. Whoever closes handlers is most likely disabling loggers
+        # too (dictConfig), and that alone shows nowhere.
+        root = logging.getLogger()
+        root.setLevel(root.level)
         super().close()
 
 

@@ -8,7 +8,6 @@ run in the middle of anything, from meeting half-changed numbers, and needs no l
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import threading
 from collections import deque
@@ -154,7 +153,7 @@ class Inspector:
                 self._take(self._read, self._inbox, records)
             if ends:
                 self._take(self._announced.end, self._ended, ends)
-                self._books.retention.trim()
+            self._books.retention.trim()
         finally:
             self._busy = False
 
@@ -209,7 +208,7 @@ class Inspector:
         buckets that it was put into. Raises ConfigError for what is not a number of seconds above 0.
         """
         for bound in bounds:
-            if isinstance(bound, bool) or not isinstance(bound, int | float) or not 0 < bound < math.inf:
+            if isinstance(bound, bool) or not isinstance(bound, int | float) or not 0 < bound <= 1e9:
                 raise ConfigError(f"bound {bound!r} is not a number of seconds above 0; write for example 0.25")
         with self._lock:
             self._work()

@@ -75,27 +75,28 @@ class AsyncInspectProcessor:
         if payload is not None and isinstance(payload, Mapping) and "kind" in payload and "v" in payload:
             if not isinstance(payload, Told) or self.inspector.listener() not in payload.listeners:
                 self.inspector.apply(payload)
+            if record is not None:
+                _copy_ids(record, event)
             return self.pass_lifecycle or record is not None
         if record is None:
             mark = stamping.mark_fields(event, current_span())  # type: ignore[arg-type]
             stamping.expect(logger, mark)
         else:
-            mark = self._mark_from(record, event)
+            # From structlog, perhaps marked in its own chain; else from logging.
+            mark = stamping.mark_in(event) or stamping.mark_of(record)
+            _copy_ids(record, event)
         if mark is not None and stamping.first_sight(mark, self.inspector):
             wall = clock.time_ns() if record is None else round(record.created * 1e9)
             text = _text(event)[: self.inspector.config.max_field_length]
             self.inspector.annotate(mark.number, f"{method_name.upper()} {text}", wall)
         return True
 
-    def _mark_from(self, record: logging.LogRecord, event: MutableMapping[str, Any]) -> stamping.Mark | None:
-        """The mark of an event that comes out of a record, and the ids for the event."""
-        # From structlog, perhaps marked in its own chain; else from logging.
-        mark = stamping.mark_in(event) or stamping.mark_of(record)
-        for key in stamping.KEYS[:3]:
-            value = record.__dict__.get(key)
-            if value:
-                event.setdefault(key, value)
-        return mark
+
+def _copy_ids(record: logging.LogRecord, event: MutableMapping[str, Any]) -> None:
+    for key in stamping.KEYS[:3]:
+        value = record.__dict__.get(key)
+        if value:
+            event.setdefault(key, value)
 
 
 def _text(event: Mapping[str, Any]) -> str:

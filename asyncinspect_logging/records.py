@@ -5,6 +5,7 @@ A lifecycle record says what happened to a span. All it says sits under the one 
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -56,7 +57,7 @@ class SpanRecord(logging.LogRecord):
 
     # The protocol wants every ordinary handler to be able to look, and ours not to have to pay for it: filling the
     # attributes as `Logger.makeRecord` does costs ten times what the rest of the record does.
-    __slots__ = ("kind", "logger_name", "more", "of_span", "seq", "t")
+    __slots__ = ("kind", "logger_name", "more", "of_fields", "of_span", "of_task", "seq", "t")
 
     def __init__(
         self, span: Span, kind: str, t: int, logger_name: str, more: Mapping[str, Any] | None = None
@@ -67,6 +68,9 @@ class SpanRecord(logging.LogRecord):
         self.seq = process.new_seq()
         self.logger_name = logger_name
         self.more = more
+        if kind == "enter" or kind == "spawn":
+            # What will have changed, or be gone, by the time that somebody looks at a record that was kept.
+            self.of_fields, self.of_task = span.fields, span.task_name
 
     @property
     def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
@@ -106,12 +110,12 @@ class SpanRecord(logging.LogRecord):
             attributes.setdefault(name, value)
 
     def __copy__(self) -> logging.LogRecord:
-        copy = logging.LogRecord.__new__(logging.LogRecord)
-        copy.__dict__.update(self.__dict__)
-        return copy
+        plain = logging.LogRecord.__new__(logging.LogRecord)
+        plain.__dict__.update(self.__dict__)
+        return plain
 
     def __deepcopy__(self, memo: dict[int, Any]) -> logging.LogRecord:
-        return self.__copy__()
+        return copy.deepcopy(self.__copy__(), memo)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         return logging.makeLogRecord, (dict(self.__dict__),)
@@ -147,14 +151,13 @@ def payload_of_span(record: SpanRecord) -> dict[str, Any]:
             payload["links"] = list(span.links)
         if span.parent_closed:
             payload["parent_closed"] = True
-        task = span.task_name
-        if task is not None:
-            payload["task"] = task
+        if record.of_task is not None:
+            payload["task"] = record.of_task
         payload["thread"] = span.thread
         at = span.at
         if at is not None:
             payload["at"] = at
-        payload["fields"] = dict(span.fields)
+        payload["fields"] = dict(record.of_fields)
     elif kind == "exit":
         payload.update(span.tallies())
     if record.more:

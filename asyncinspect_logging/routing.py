@@ -43,6 +43,27 @@ class Listener(NamedTuple):
     clock: Clock
 
 
+class _Careful:
+    """A clock of the application's, which may fail, or run backwards. Where it does, time stands still."""
+
+    __slots__ = ("_clock", "_last", "time_ns")
+
+    def __init__(self, clock: Any) -> None:
+        self._clock = clock
+        self._last = 0
+        self.time_ns = clock.time_ns
+
+    def monotonic_ns(self) -> int:
+        try:
+            t = int(self._clock.monotonic_ns())
+        except Exception as error:
+            warn_once("clock", type(self._clock).__qualname__, "a clock failed: %r", error)
+            return self._last
+        if t > self._last:
+            self._last = t
+        return self._last
+
+
 DEFAULT_POLICY: Final = FieldPolicy()
 
 
@@ -78,7 +99,8 @@ class Audience:
         self.ended = _chorus([listener.ended for listener in listeners])
         self.settle = _chorus([listener.settle for listener in listeners])
         # A listener with a clock of its own (a test's) sets the time for the spans that it hears.
-        self.clock: Clock = next((x.clock for x in listeners if x.clock is not clock), clock)
+        own = next((x.clock for x in listeners if x.clock is not clock), None)
+        self.clock: Clock = clock if own is None else _Careful(own)
         self.accepting = accepting
         self.receivers = receivers
         self.steps = steps
@@ -182,32 +204,21 @@ def accepts_spans(handler: logging.Handler) -> bool:
 class Route:
     """The path from one logger up to the root, with the audience found there and what it was found from."""
 
-    __slots__ = (
-        "_above",
-        "_disabled",
-        "_enabled",
-        "_filters",
-        "_handlers",
-        "_propagates",
-        "_root",
-        "_root_handlers",
-        "_whose",
-        "logger",
-    )
+    __slots__ = ("_enabled", "_filters", "_handlers", "_more", "_propagates", "_root", "_root_handlers", "_whose", "logger")
 
     def __init__(self, logger: logging.Logger) -> None:
         self.logger = logger
         self._whose: Audience | None = None
-        # What the audience was worked out from. It is compared, not trusted, since logging changes all of it in place
-        # and tells nobody; copies of the lists of handlers of both ends of the path, and of the loggers between.
-        # A change of a level anywhere shows in `Logger._cache`, which logging empties then.
+        # What the audience was worked out from: compared, not trusted, since logging changes all of it in place and
+        # tells nobody. Copies of the lists of handlers at both ends of the path; the filters of the first listener;
+        # and whatever else there is, as pairs of a list and its copy, and of a logger and whether it propagates. A change of a level anywhere shows in
+        # `Logger._cache`, which logging empties then.
         self._handlers: list[logging.Handler] | None = None
         self._root = logger
         self._root_handlers: list[logging.Handler] = []
-        self._above: tuple[tuple[logging.Logger, list[logging.Handler]], ...] = ()
-        self._filters: tuple[list[Any], ...] = ()
+        self._filters: list[Any] = []
+        self._more: tuple[list[tuple[list[Any], list[Any]]], list[tuple[logging.Logger, bool]]] | None = None
         self._propagates = True
-        self._disabled = False
         self._enabled: bool | None = None
 
     def audience(self) -> Audience | None:
@@ -218,16 +229,17 @@ class Route:
             or self._root.handlers != self._root_handlers
             or own._cache.get(10) is not self._enabled  # type: ignore[attr-defined]
             or own.propagate is not self._propagates
-            or own.disabled is not self._disabled
             or own.filters
+            or self._filters
         ):
             return self._look()
-        for filters in self._filters:
-            if filters:
-                return self._look()
-        if self._above:
-            for logger, handlers in self._above:
-                if logger.handlers != handlers or not logger.propagate:
+        if self._more is not None:
+            lists, loggers = self._more
+            for live, copy in lists:
+                if live != copy:
+                    return self._look()
+            for logger, propagates in loggers:
+                if logger.propagate is not propagates:
                     return self._look()
         return self._whose
 
@@ -239,7 +251,9 @@ class Route:
         node: logging.Logger | None = own
         while node is not None:
             loggers.append(node)
-            path.extend(handler for handler in node.handlers if handler not in path)
+            if not (node is own and own.disabled):
+                # What dictConfig disables keeps its handlers, which the application wanted off.
+                path.extend(handler for handler in node.handlers if handler not in path)
             node = node.parent if node.propagate else None
         debug, trace = own.isEnabledFor(logging.DEBUG), own.isEnabledFor(TRACE)
 
@@ -271,22 +285,22 @@ class Route:
                     receivers.append(handler)
                     if trace and handler.level <= TRACE:
                         steps.append(handler)
-        # With ordinary handlers the level of each counts too, and to watch them costs as much as to look again.
-        self._handlers = None if ordinary else list(own.handlers)
+        # With ordinary handlers the level of each counts too, and on a disabled logger whether it still is: to watch
+        # all that would cost as much as to look again.
+        self._handlers = None if ordinary or own.disabled else list(own.handlers)
         self._root = loggers[-1]
         self._root_handlers = list(loggers[-1].handlers)
-        self._above = tuple((logger, list(logger.handlers)) for logger in loggers[1:-1])
-        self._filters = tuple(filters)
-        self._propagates, self._disabled = own.propagate, own.disabled
+        self._filters = filters.pop() if filters else []
+        watched = [logger.handlers for logger in loggers[1:-1]] + filters
+        others = [(logger, logger.propagate) for logger in loggers[1:] if logger.parent is not None]
+        self._more = ([(live, list(live)) for live in watched], others) if watched or others else None
+        self._propagates = own.propagate
         self._enabled = own._cache.get(logging.DEBUG)  # type: ignore[attr-defined]
-        # With ordinary handlers the level of each counts too, and to watch them costs as much as to look again.
-        self._handlers = None if ordinary else list(own.handlers)
-        self._root = loggers[-1]
-        self._root_handlers = list(loggers[-1].handlers)
-        self._above = tuple((logger, list(logger.handlers)) for logger in loggers[1:-1])
-        self._filters = tuple(filters)
-        self._propagates, self._disabled = own.propagate, own.disabled
-        self._enabled = own._cache.get(logging.DEBUG)  # type: ignore[attr-defined]
+        if receivers and accepting:
+            # What goes to another process has its ordinary records stamped here: there is no handler of ours for it.
+            from .stamping import use_for
+
+            use_for(accepting)
         if own.filters and receivers:
             # A filter on the logger has its say like one on a handler: once, on the span's first record.
             receivers = [_Filtered(own, handler) for handler in receivers]

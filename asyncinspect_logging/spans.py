@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from . import process
 from .diagnostics import warn_once
-from .fields import error_of
+from .fields import error_of, text_of
 from .opened import open_of, other_task
 from .records import SpanRecord
 from .routing import DEFAULT_POLICY, Audience, Route, delivering, route_of
@@ -45,7 +45,7 @@ if sys.version_info >= (3, 12):
     _current_task = asyncio.current_task
 else:
     # current_task() is written in Python before 3.12, and looks up the running loop, a system call, a second time.
-    _current_task = asyncio.tasks._current_tasks.get
+    _current_task = asyncio.tasks._current_tasks.get  # type: ignore[attr-defined]
 
 
 class _Inherit:
@@ -154,56 +154,75 @@ class Span:
             self._misused("entered twice")
             return self
         around = current.get()
-        self._audience = audience = self._route.audience()
-        if audience is None or (audience.receivers and delivering.now):
-            # Nobody listens: be current, and cost as little as that.
-            self._audience = None
-            self.number = -1
-            self.outcome = "unheard"
-            self._below = around
+        try:
+            self._audience = audience = self._route.audience()
+            if audience is None or (audience.receivers and delivering.now):
+                # Nobody listens: be current, and cost as little as that.
+                self._audience = None
+                self.number = -1
+                self.outcome = "unheard"
+                self._below = around
+                self._token = current.set(self)
+                return self
+            self.thread = ident = get_ident()
+            steps = stepping.get(ident)
+            self.entered_at = t = audience.clock.monotonic_ns()
+            if steps is not None and steps.started:
+                # Inside a step of a driver: the span is the driver's, and which task that is need not be asked.
+                self._key = key = steps._key
+                self._owner = None
+                self.tally = Tally(t)
+                self.steps = steps
+            else:
+                self.tally = self.steps = None
+                loop = _running_loop()
+                if loop is not None:
+                    task = _current_task(loop)
+                else:
+                    task = other_task() if "trio" in _modules else None
+                if task is None:
+                    self._key = key = -ident
+                    self._owner = None
+                else:
+                    self._key = key = id(task)
+                    self._owner = _weak(task)
+            self._below = below = open_of.get(key)
+            self.number = number = process.new_number()
+            if around is below and self._parent is INHERIT:
+                if around is None:
+                    self.parent_number = 0
+                    self.trace = number
+                else:
+                    self.parent_number = around.number
+                    self.trace = around.trace
+            else:
+                self._find_parent(around)
+            if self.fields:
+                self.fields = audience.policy.apply(self.fields)
+            open_of[key] = self
+            audience.begun(self)
+            if audience.receivers:
+                self._introduce(audience)
             self._token = current.set(self)
             return self
-        self.thread = ident = get_ident()
-        steps = stepping.get(ident)
-        self.entered_at = t = audience.clock.monotonic_ns()
-        if steps is not None and steps.started:
-            # Inside a step of a driver: the span is the driver's, and which task that is need not be asked.
-            self._key = key = steps._key
-            self._owner = None
-            self.tally = Tally(t)
-            self.steps = steps
-        else:
-            self.tally = self.steps = None
-            loop = _running_loop()
-            if loop is not None:
-                task = _current_task(loop)
-            else:
-                task = other_task() if "trio" in _modules else None
-            if task is None:
-                self._key = key = -ident
-                self._owner = None
-            else:
-                self._key = key = id(task)
-                self._owner = _weak(task)
-        self._below = below = open_of.get(key)
-        self.number = number = process.new_number()
-        if around is below and self._parent is INHERIT:
-            if around is None:
-                self.parent_number = 0
-                self.trace = number
-            else:
-                self.parent_number = around.number
-                self.trace = around.trace
-        else:
-            self._find_parent(around)
-        if self.fields:
-            self.fields = audience.policy.apply(self.fields)
-        open_of[key] = self
-        audience.begun(self)
-        if audience.receivers:
-            self._introduce(audience)
-        self._token = current.set(self)
-        return self
+        except BaseException as trouble:
+            # Interrupted, out of stack, or something of the application's that was asked has raised. Plain statements,
+            # since there may be no stack for a call.
+            begun = self.number > 0 and open_of.get(self._key) is self
+            if not isinstance(trouble, Exception):
+                if begun:
+                    self._token = current.set(self)
+                    self.__exit__(type(trouble), trouble, None)
+                raise
+            if not begun:
+                self._audience = None
+                self.number = -1
+                self.outcome = "unheard"
+                self._below = around
+            self._token = current.set(self)
+            if not isinstance(trouble, RecursionError | MemoryError):
+                warn_once("enter", type(trouble).__qualname__, "span %r is not heard: %r", self.name, trouble)
+            return self
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
@@ -213,22 +232,48 @@ class Span:
             return
         audience = self._audience
         if audience is not None:
-            t = audience.clock.monotonic_ns()
-            key = self._key
-            if exc is None and self.tally is None and not audience.receivers and open_of.get(key) is self:
-                # What `_end` comes to for most spans.
-                self.exited_at = t if t > self.entered_at else self.entered_at
-                below = self._below
-                if below is None:
-                    del open_of[key]
+            try:
+                t = audience.clock.monotonic_ns()
+                key = self._key
+                if exc is None and self.tally is None and not audience.receivers and open_of.get(key) is self:
+                    # What `_end` comes to for most spans.
+                    self.exited_at = t if t > self.entered_at else self.entered_at
+                    below = self._below
+                    if below is None:
+                        del open_of[key]
+                    else:
+                        open_of[key] = below
+                    self.outcome = "completed"
+                    audience.ended(self)
+                    if not self.number & 63:
+                        audience.settle()
                 else:
-                    open_of[key] = below
-                self.outcome = "completed"
-                audience.ended(self)
-                if not self.number & 63:
-                    audience.settle()
-            else:
-                self._end(audience, t, exc)
+                    self._end(audience, t, exc)
+            except BaseException as trouble:
+                # See `__enter__`. The span ends all the same, told without what there may be no stack to find out.
+                if self.outcome is None:
+                    if getattr(self, "exited_at", 0) < self.entered_at:
+                        self.exited_at = self.entered_at
+                    above = open_of.get(self._key)
+                    if above is self:
+                        if self._below is None:
+                            del open_of[self._key]
+                        else:
+                            open_of[self._key] = self._below
+                    while above is not None:
+                        if above._below is self:
+                            above._below = self._below
+                        above = above._below
+                    self.error = {"type": type(exc).__qualname__, "message": ""}
+                    cancelled = isinstance(exc, asyncio.CancelledError)
+                    self.outcome = "completed" if exc is None else "cancelled" if cancelled else "failed"
+                    audience.ended(self)
+                if not isinstance(trouble, Exception):
+                    self._token, token = None, self._token
+                    current.reset(token)
+                    raise
+                if not isinstance(trouble, RecursionError | MemoryError):
+                    warn_once("exit", type(trouble).__qualname__, "the end of span %r is half told: %r", self.name, trouble)
         token = self._token
         self._token = None
         try:
@@ -283,7 +328,9 @@ class Span:
             parent = around
             # What a broken-off async generator left behind in its caller's context is no parent: it was this owner's
             # and is over. The closed span of another owner is one: it is what this task was spawned in.
-            while parent is not None and (parent.number < 0 or (parent.outcome is not None and parent._key == self._key)):
+            while parent is not None and (
+                parent.number < 0 or (parent.outcome not in (None, "unheard") and parent._key == self._key)
+            ):
                 parent = parent._below
         elif isinstance(parent, str | bytes | Mapping):
             found = parse_parent(parent)
@@ -301,20 +348,32 @@ class Span:
             self._parent_closed = parent.outcome is not None and parent.outcome != "unheard"
 
     def _number_now(self) -> None:
-        """Give an unheard span the ids that somebody asks for."""
-        if self.number <= 0:
-            entered = self.number
-            self.number = process.new_number()
-            self.parent_number = 0
-            self.trace = self.number
-            parent = self._below if entered else None
-            if parent is not None and parent.number > 0:
-                self.parent_number, self.trace = parent.number, parent.trace
+        """Give an unheard span, and those around it first, the ids that somebody asks for."""
+        unnumbered = [self]
+        while True:
+            span = unnumbered[-1]
+            around = span._below if span._parent is INHERIT else span._parent
+            if not isinstance(around, Span) or around.number >= 0 or around in unnumbered:
+                break
+            unnumbered.append(around)
+        for span in reversed(unnumbered):
+            around = span._below if span._parent is INHERIT else span._parent
+            span.number = span.trace = process.new_number()
+            span.parent_number = 0
+            if isinstance(around, Span):
+                if around.number > 0:
+                    span.parent_number, span.trace = around.number, around.trace
+            elif isinstance(around, str | bytes | Mapping):
+                found = parse_parent(around)
+                if found is not None:
+                    span.trace, span.parent_number = found
 
     def _introduce(self, audience: Audience, kind: str = "enter") -> None:
         """The first record, and with it the decision who hears of the span from now on."""
         frame = sys._getframe(1)
-        while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_OWN):
+        # A task is spawned where the application says so, not where asyncio hands that on.
+        passed: tuple[str, ...] = (_OWN, "asyncio.") if kind == "spawn" else (_OWN,)
+        while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(passed):
             frame = frame.f_back
         self._code = frame.f_code
         self._line = frame.f_lineno
@@ -342,13 +401,19 @@ class Span:
 
     def _misused(self, how: str) -> None:
         """A span is entered once and exited once. More than that is told and counted, and has no other effect."""
+        aside = _tokens_aside.get(self)
+        if how == "exited twice" and aside:
+            # The exit that belongs to an enter too many.
+            self._token = aside.pop()
+            return
         warn_once("misuse", f"{how} {self.name}", "span %r was %s; a span object serves once", self.name, how)
         audience = self._audience if self.number else None
         if audience is not None:
             audience.begun(Misuse((self.name,)))
-        if how == "entered twice" and self._token is not None:
+        if how == "entered twice":
             # The `with` that is inside must not close the one outside.
-            self.__class__ = _SpanEnteredAgain
+            _tokens_aside.setdefault(self, []).append(self._token)
+            self._token = None
 
     async def __aenter__(self) -> Span:
         return self.__enter__()
@@ -377,11 +442,11 @@ class Span:
         fresh._route = self._route
         return fresh
 
-    def record(self, **fields: Any) -> None:
+    def record(self, /, **fields: Any) -> None:
         """Add to the span's fields, or replace them, while it is open."""
         if self.number == 0 or self.outcome is not None or self._audience is None:
             if self.outcome is None or self.outcome == "unheard":
-                self.fields.update(fields)
+                self.fields = {**self.fields, **fields}
             else:
                 warn_once("late fields", self.name, "span %r is over: record(%s) is lost", self.name, ", ".join(fields))
             return
@@ -426,7 +491,7 @@ class Span:
     @property
     def is_open(self) -> bool:
         """Whether the span has been entered and not yet exited."""
-        return self._token is not None or (self.number > 0 and self.outcome is None)
+        return self._token is not None or (self.number > 0 and self.outcome is None) or any(_tokens_aside.get(self, ()))
 
     @property
     def task_name(self) -> str | None:
@@ -436,7 +501,7 @@ class Span:
         task = None if self._owner is None else self._owner()
         if task is None:
             return None
-        coro = task.get_coro() if isinstance(task, asyncio.Future) else getattr(task, "coro", None)
+        coro = task.get_coro() if isinstance(task, asyncio.Task) else getattr(task, "coro", None)
         return getattr(coro, "__qualname__", None)
 
     @property
@@ -492,15 +557,8 @@ class Span:
         return f"<Span {self.name!r} {self.id or '-'} {state}>"
 
 
-class _SpanEnteredAgain(Span):
-    """A span that was entered while open, until the exit that belongs to the enter too many."""
-
-    __slots__ = ()
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.__class__ = Span
+#: The tokens of spans that were entered more than once, until the exits that belong to the enters too many.
+_tokens_aside: weakref.WeakKeyDictionary[Span, list[contextvars.Token[Span | None] | None]] = weakref.WeakKeyDictionary()
 
 
 class Misuse(tuple[str]):
@@ -517,11 +575,19 @@ _OWN: Final = __name__.rpartition(".")[0]
 def _name_of(name: object) -> str:
     if callable(name):
         raise TypeError(f"span({name!r}): the name is missing; write @span('name'), or @instrument for a coroutine function")
-    return name if isinstance(name, str) else str(name)
+    try:
+        return str.__str__(name if isinstance(name, str) else str(name))
+    except Exception:
+        return text_of(name, DEFAULT_POLICY.max_length)
 
 
 def _link_ids(links: Iterable[Span | str]) -> tuple[str, ...]:
-    return tuple(link.id if isinstance(link, Span) else str(link) for link in links)
+    try:
+        given = (links,) if isinstance(links, Span | str) else tuple(links or ())
+        return tuple(link.id if isinstance(link, Span) else str(link) for link in given)
+    except Exception as error:
+        warn_once("bad links", type(links).__qualname__, "span(links=<%s>): not spans or ids: %r", type(links).__qualname__, error)
+        return ()
 
 
 def is_cancellation(exc: BaseException) -> bool:

@@ -13,13 +13,25 @@ import sys
 import threading
 import weakref
 from _thread import get_ident
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from . import process
 from .spans import Span, current_span
 
-__all__ = ["KEYS", "Mark", "counted", "expect", "first_sight", "mark_fields", "mark_in", "mark_of", "release", "use"]
+__all__ = [
+    "KEYS",
+    "Mark",
+    "counted",
+    "expect",
+    "first_sight",
+    "mark_fields",
+    "mark_in",
+    "mark_of",
+    "release",
+    "use",
+    "use_for",
+]
 
 #: What is set on records and event dicts; the application's own values stay. The last is for a mark that finds all of
 #: the others taken.
@@ -80,6 +92,13 @@ def use(user: object) -> None:
         # Somebody may have wrapped ours since, with functools.wraps or without. Stamping twice does no harm.
         if not hasattr(logging.Logger.makeRecord, "_asyncinspect"):
             _install()
+
+
+def use_for(users: Iterable[object]) -> None:
+    """`use`, for those that do not yet."""
+    for user in users:
+        if user not in _users:
+            use(user)
 
 
 def _install() -> None:

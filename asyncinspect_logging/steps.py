@@ -46,22 +46,6 @@ class Tally:
         self.slow_polls = self.slow_waits = 0
 
 
-#: The driven coroutine that was stepped last in a thread, by thread id: just now, if its `started` is not 0.
-stepping: Final[dict[int, DrivenSpan]] = {}
-
-
-def end_part(tally: Tally, t: int) -> None:
-    """The part of the step going on in which a span is open ends at `t` (ns)."""
-    part = t - tally.part_from
-    tally.part_from = t
-    if part > 0:
-        tally.busy += part
-        if part > tally.max_poll:
-            tally.max_poll = part
-        if part > FIRST_BOUND:
-            tally.slow_polls += slow(part)
-
-
 def slow(duration: int) -> int:
     """One count in the bucket of a duration (ns) above the first bound, to be added to a packed number.
 
@@ -95,12 +79,3 @@ def end_part(tally: Tally, t: int) -> None:
             tally.max_poll = part
         if part > FIRST_BOUND:
             tally.slow_polls += slow(part)
-
-
-def count_slow(slow: dict[int, int] | None, duration: int) -> dict[int, int]:
-    """Count a duration (ns) above the first bound in its bucket."""
-    if slow is None:
-        slow = {}
-    bucket = bisect_left(STEP_BOUNDS_NS, duration)
-    slow[bucket] = slow.get(bucket, 0) + 1
-    return slow

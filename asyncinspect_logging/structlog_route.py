@@ -19,7 +19,7 @@ from .diagnostics import warn_once
 from .fields import FieldPolicy
 from .records import KEY, TRACE, SpanRecord, _message, payload_of_span
 from .routing import DEFAULT_POLICY, Audience, Listener, Route, _listener, report, route_of
-from .spans import LOGGER
+from .spans import LOGGER, current_span
 
 __all__ = ["StructlogRoute", "Told", "add_tap", "remove_tap"]
 
@@ -89,13 +89,13 @@ def _bound(given: Any, *, afresh: bool = False) -> Any:
         return known[2]
     if isinstance(given, structlog.BoundLoggerBase):
         return given
-    inside = getattr(given, "sync_bl", None)
-    if inside is not None:
-        return inside
+    if hasattr(type(given), "sync_bl"):
+        # structlog.stdlib.AsyncBoundLogger, around the one that does the work. (Lazy proxies have any attribute.)
+        return given.sync_bl
     if "bind" in vars(given):
         # Cached by structlog itself.
-        return given.bind()
-    bound = _bind(given)
+        return _bound(given.bind())
+    bound = _bound(_bind(given))
     if "bind" not in vars(given):
         key = id(given)
         # The list of processors is compared later, by what is in it.
@@ -178,6 +178,8 @@ class _Plan:
         asked: list[logging.Handler] = [] if runs else [_Ear(processor, bound) for processor in self.asking]
         ordinary: list[logging.Handler] = []
         receivers, steps = list(asked), list(asked)
+        if not runs:
+            accepting.append(_Lines())
         policies: list[FieldPolicy] = [
             p.field_policy for p in (*self.listening, *self.asking, *self._taps) if hasattr(p, "field_policy")
         ]
@@ -187,12 +189,12 @@ class _Plan:
             accepting += heard.accepting
             accepts = {*heard.accepting}
             direct = [handler for handler in heard.receivers if _inside(handler) in accepts]
-            ordinary = [handler for handler in heard.receivers if handler not in direct]
+            ordinary = self.ordinary(heard)
             receivers += direct
             steps += [handler for handler in heard.steps if _inside(handler) in accepts]
             policies.append(heard.policy)
         if runs:
-            chain = _Chain(bound, self._then, ordinary, tuple(listeners), stdlib=self.route is not None)
+            chain = self.chain(bound, ordinary, tuple(listeners))
             receivers.append(chain)
             steps.append(chain)
         if not listeners and not receivers:
@@ -204,6 +206,16 @@ class _Plan:
             steps = []
         name = LOGGER.name if self.route is None else self.route.logger.name
         return Audience(listeners, (*accepting, *asked), tuple(receivers), tuple(steps), policy, name)
+
+    def ordinary(self, heard: Audience | None) -> list[logging.Handler]:
+        """Those handlers of the wrapped logger that get what the chain makes of an event."""
+        if heard is None:
+            return []
+        accepts = {*heard.accepting}
+        return [handler for handler in heard.receivers if _inside(handler) not in accepts]
+
+    def chain(self, bound: Any, ordinary: list[logging.Handler], listeners: tuple[Listener, ...]) -> _Chain:
+        return _Chain(bound, self._then, ordinary, listeners, stdlib=self.route is not None)
 
 
 _plans: dict[tuple[type, int, int], _Plan] = {}
@@ -259,6 +271,22 @@ class _Ear(_Receiver):
         finally:
             # No record of the logger's making comes of this.
             stamping.expect(None, None)
+
+
+class _Lines(_Receiver):
+    """The whole chain of the current span's logger, for the lines that `annotate` puts, where span events do not run
+    through it. It is found when it is needed, since many spans of different loggers have this audience.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        span = current_span()
+        route = None if span is None else span._route
+        if isinstance(route, StructlogRoute):
+            bound = _bound(route._given, afresh=True)
+            plan = _plan_of(bound)
+            if plan.enabled(bound, record.levelno):
+                heard = None if plan.route is None else plan.route.audience()
+                plan.chain(bound, plan.ordinary(heard), ()).emit(record)
 
 
 class _Chain(_Receiver):

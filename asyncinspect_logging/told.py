@@ -15,6 +15,16 @@ __all__ = ["ToldSpan"]
 
 #: Kinds that say where the span stands from now on.
 _MOVING: Final = frozenset({"spawn", "enter", "suspend", "resume"})
+#: What a span's first records say of it, and the slot it goes to.
+_INTRODUCED: Final = {
+    "trace": "trace_id",
+    "parent": "parent_id",
+    "task": "task_name",
+    "thread": "thread",
+    "at": "at",
+    "links": "links",
+    "parent_closed": "parent_closed",
+}
 _TALLIES: Final = ("polls", "wakes", "self_wakes", "busy", "scheduled", "max_poll")
 
 
@@ -154,14 +164,13 @@ class ToldSpan:
         else:
             self._spawn_told = True
             self.spawned_at = t
-        self.wall_offset = telling.wall - t
-        self.trace_id = said.get("trace", self.trace_id)
-        self.parent_id = said.get("parent", self.parent_id)
-        self.task_name = said.get("task", self.task_name)
-        self.thread = said.get("thread", self.thread)
-        self.at = said.get("at", self.at)
-        self.links = said.get("links", self.links)
-        self.parent_closed = said.get("parent_closed", self.parent_closed)
+        # A spawn that was overtaken by its enter knows less than that: not yet the thread, for one.
+        overtaken = telling.kind == "spawn" and self._enter_told
+        if not overtaken:
+            self.wall_offset = telling.wall - t
+        for key, slot in _INTRODUCED.items():
+            if key in said and not (overtaken and getattr(self, slot)):
+                setattr(self, slot, said[key])
         self._merge(telling)
 
     def _merge(self, telling: Telling) -> None:

@@ -120,7 +120,8 @@ class NameTotals:
         polls, wakes = tally.polls, tally.wakes
         started = steps.started
         if started:
-            idle = started - began - tally.busy
+            # The span may be over, and the coroutine in a later step.
+            idle = min(started, tally.part_from) - began - tally.busy
             done, waited = polls - 1, wakes - 1
         else:
             idle = tally.part_from - began - tally.busy

@@ -85,7 +85,7 @@ class _HandSpan:
 
 
 async def _in_hand_span(coro: Coroutine[Any, Any, Any]) -> Any:
-    with _HandSpan(coro.__qualname__):
+    with _HandSpan(coro.__qualname__):  # type: ignore[attr-defined]
         return await coro
 
 

@@ -1,9 +1,11 @@
 """`make bench`: measure this interpreter, and write the table of all that were measured.
 
-    python benchmarks/run.py                            the table of this interpreter, on stdout
+    python benchmarks/run.py                                the table of this interpreter, on stdout
     python benchmarks/run.py --out benchmarks/RESULTS.md    keep the figures in results-<version>.json next to it, and
-                                                        write the table of all such files
-    --json FILE     the figures as JSON   --only a,b     these groups (see GROUPS)   --quick    tiny counts, to try it out
+                                                            write the table of all such files
+    --json FILE     the figures as JSON
+    --only a,b      these groups (see GROUPS)
+    --quick         tiny counts, to try it out
 
 Each group runs in a process of its own, with the floor measured next to it, since some peers replace parts of asyncio.
 """

@@ -1,4 +1,4 @@
-"""Pytest plugin for `transparency.py`: every event loop of the test run gets `install()`, and outcomes are written down.
+"""Pytest plugin for `transparency.py`: every event loop of a run gets `install()`, and outcomes are written down.
 
 --install-everywhere   call `install(loop)` on every asyncio and uvloop loop as it is made, with a handler attached
 --outcomes FILE        write {test id: [outcome, text of the failure]} as JSON

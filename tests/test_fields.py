@@ -75,6 +75,7 @@ class Point(collections.namedtuple("Point", "x y")):
         ([1, (2, {3})], [1, [2, [3]]]),
         ({"a": {1: "b"}}, {"a": {"1": "b"}}),
     ],
+    ids=lambda value: type(value).__name__,
 )
 def test_shown_as(value: Any, shown: Any) -> None:
     """What is known is shown plainly, and what is not is named."""
@@ -178,12 +179,7 @@ def test_hostile_objects() -> None:
 
 
 class LyingMeta(type):
-    @property
-    def __module__(cls) -> Any:  # type: ignore[override]
-        raise AssertionError("the application's code was called")
-
-    @property
-    def __qualname__(cls) -> Any:  # type: ignore[override]
+    def __getattribute__(cls, name: str) -> Any:
         raise AssertionError("the application's code was called")
 
 
@@ -314,6 +310,6 @@ def test_error_group() -> None:
     group = BaseExceptionGroup("all", [ValueError(), ExceptionGroup("some", [KeyError(), OSError()])])
     error = error_of(group, 100)
     assert error["leaves"] == ["ValueError", "KeyError", "OSError"]
-    assert error["type"] == "BaseExceptionGroup(ValueError, KeyError, OSError)"
+    assert error["type"] == "ExceptionGroup(ValueError, KeyError, OSError)"
     many = error_of(ExceptionGroup("many", [ValueError()] * 100_000), 100)
     assert len(many["leaves"]) <= 64

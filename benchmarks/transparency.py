@@ -1,0 +1,231 @@
+"""`make transparency`: the test suites of two other packages, with and without `install()`, compared test by test.
+
+The packages come from the package index as source distributions, which hold their tests. Each suite is run twice by the
+same Python: as it is, and with `transparency_plugin.py` calling `install()` on every event loop that is made. What a
+test came to (passed, failed, skipped, …) has to be the same. Tests where it was not are run three times more each way,
+one after the other, before it is called a difference.
+
+    python benchmarks/transparency.py [--suite aiojobs] [--select EXPRESSION]
+
+Everything it needs it puts into .venv-transparency-<version> and .cache; the table goes to TRANSPARENCY.md next to this
+file. Exits with 1 where there is a difference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tarfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+VERSION = ".".join(platform.python_version_tuple()[:2])
+CACHE = ROOT / ".cache" / "transparency"
+ENVIRONMENT = ROOT / f".venv-transparency-{VERSION}"
+KEPT = HERE / f"transparency-{VERSION}.json"
+WAYS = ("plain", "install")
+RERUNS = 3
+
+Outcomes = dict[str, str]
+
+
+class Suite(NamedTuple):
+    """A package and how its tests are run. `requirements`: what they need besides; `arguments`: of pytest."""
+
+    package: str
+    version: str
+    requirements: tuple[str, ...]
+    arguments: tuple[str, ...]
+
+
+SUITES = (
+    Suite(
+        "aiojobs",
+        "1.4.0",
+        ("aiohttp", "pytest", "pytest-aiohttp", "pytest-asyncio"),
+        (
+            *("-p", "pytest_asyncio.plugin", "-p", "aiohttp.pytest_plugin", "-p", "pytest_aiohttp.plugin"),
+            "--asyncio-mode=auto",
+        ),
+    ),
+    Suite(
+        "anyio",
+        "4.16.0",
+        (
+            *("blockbuster", "coverage", "hypothesis", "psutil", "pytest>=9", "pytest-mock", "pytest-timeout", "trio"),
+            *("trustme", "truststore", "uvloop"),
+        ),
+        ("-m", "not network"),
+    ),
+)
+
+
+def say(text: str) -> None:
+    print(f"transparency: {text}", file=sys.stderr, flush=True)
+
+
+def pip(*arguments: str | Path) -> None:
+    subprocess.run([ENVIRONMENT / "bin" / "python", "-m", "pip", "-q", *arguments], check=True, stdout=sys.stderr)
+
+
+def set_up(suites: Iterable[Suite]) -> None:
+    """An environment with our wheel, the packages from their source distributions, and what their tests need."""
+    subprocess.run([sys.executable, ROOT / "tools" / "setup.py", "--venv", ENVIRONMENT.name], check=True, cwd=ROOT)
+    for suite in suites:
+        stamp = ENVIRONMENT / f".stamp-{suite.package}"
+        if stamp.exists() and stamp.read_text("utf-8") == repr(suite):
+            continue
+        say(f"fetching {suite.package} {suite.version}")
+        wanted = f"{suite.package}=={suite.version}"
+        pip("download", "--no-deps", "--no-binary", ":all:", "--dest", CACHE, wanted)
+        archive = CACHE / f"{suite.package}-{suite.version}.tar.gz"
+        with tarfile.open(archive) as tar:
+            tar.extractall(CACHE, filter="data")
+        pip("install", archive, *suite.requirements)
+        stamp.write_text(repr(suite), "utf-8")
+
+
+def start(suite: Suite, way: str, report: Path, tests: Sequence[str]) -> subprocess.Popen[bytes]:
+    """A run of a suite, or of some of its tests, under way."""
+    report.unlink(missing_ok=True)
+    # Its own settings, and not those of this project, in whose folder the cache is.
+    arguments = [*suite.arguments, "--outcomes", str(report), "--rootdir", ".", "-c", "pyproject.toml"]
+    if way == "install":
+        arguments.append("--install-everywhere")
+    environment = {
+        **os.environ,
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PYTHONPATH": str(HERE),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    return subprocess.Popen(
+        [
+            *(ENVIRONMENT / "bin" / "python", "-m", "pytest", "-q", "-p", "transparency_plugin"),
+            *("-p", "no:cacheprovider", *arguments, *tests),
+        ],
+        cwd=CACHE / f"{suite.package}-{suite.version}",
+        env=environment,
+        stdout=report.with_suffix(".log").open("wb"),
+        stderr=subprocess.STDOUT,
+    )
+
+
+def finish(run: subprocess.Popen[bytes], report: Path) -> dict[str, Any]:
+    """What a run came to. Raises SystemExit if it broke off."""
+    run.wait()
+    if not report.exists():
+        log = report.with_suffix(".log")
+        say(f"pytest broke off; the end of {log.relative_to(ROOT)}:\n{log.read_text('utf-8', 'replace')[-2000:]}")
+        sys.exit(2)
+    found: dict[str, Any] = json.loads(report.read_text("utf-8"))
+    return found
+
+
+def compare(suite: Suite, tests: Sequence[str]) -> dict[str, Any]:
+    """Both ways, at the same time, and again for the tests that differ, one way after the other."""
+    reports = {way: CACHE / f"{suite.package}-{VERSION}-{way}.json" for way in WAYS}
+    runs = {way: start(suite, way, reports[way], tests) for way in WAYS}
+    found = {way: finish(runs[way], reports[way]) for way in WAYS}
+    outcomes = {way: {test: told[0] for test, told in found[way]["outcomes"].items()} for way in WAYS}
+    suspects = differing(outcomes["plain"], outcomes["install"])
+    seen: dict[str, dict[str, list[str]]] = {test: {way: [] for way in WAYS} for test in suspects}
+    if suspects:
+        say(f"{suite.package}: {len(suspects)} tests differ at first sight; running them again")
+        for _ in range(RERUNS):
+            for way in WAYS:
+                report = CACHE / f"{suite.package}-{VERSION}-{way}-again.json"
+                again = finish(start(suite, way, report, suspects), report)["outcomes"]
+                for test in suspects:
+                    seen[test][way].append(again[test][0] if test in again else "not run")
+    return {
+        "version": suite.version,
+        "counts": {way: dict(Counter(outcomes[way].values())) for way in WAYS},
+        "spans": found["install"]["spans"],
+        "again": seen,
+    }
+
+
+def differing(plain: Outcomes, install: Outcomes) -> list[str]:
+    """The tests whose outcomes are not the same, or that ran only one way."""
+    return sorted(test for test in plain.keys() | install.keys() if plain.get(test) != install.get(test))
+
+
+def is_different(again: Mapping[str, Sequence[str]]) -> bool:
+    """Whether a test that was run again differs: no outcome that it had one way was had the other way too."""
+    return not set(again["plain"]) & set(again["install"])
+
+
+_ORDER = ("passed", "failed", "error", "skipped", "xfailed", "xpassed")
+
+
+def markdown(kept: Sequence[Mapping[str, Any]]) -> str:
+    """The whole of TRANSPARENCY.md, for the runs of one or more interpreters."""
+    lines = [
+        "# Transparency",
+        "",
+        "Written by `make transparency`: the test suites of packages that were not written with this one in mind, run",
+        "from their source distributions, as they are and with `install()` on every event loop. anyio's runs on asyncio",
+        "(in debug mode), uvloop, asyncio with eager tasks where there are such, and trio. Tests that fail both ways miss",
+        "something on the machine, such as IPv6 name resolution.",
+        "",
+        f"| Python | package | | {' | '.join(_ORDER)} |",
+        f"| --- | --- | --- | {' | '.join('---:' for _ in _ORDER)} |",
+    ]
+    different: list[str] = []
+    unsteady: list[str] = []
+    for run in kept:
+        for package, found in run["suites"].items():
+            for way in WAYS:
+                counts = " | ".join(f"{found['counts'][way].get(outcome, 0):,}" for outcome in _ORDER)
+                name = "as it is" if way == "plain" else "with `install()`"
+                lines.append(f"| {run['python']} | {package} {found['version']} | {name} | {counts} |")
+            for test, again in found["again"].items():
+                told = ", ".join(f"{way}: {' '.join(again[way])}" for way in WAYS)
+                line = f"- `{test}` ({package}, Python {run['python']}): {told}"
+                (different if is_different(again) else unsteady).append(line)
+    lines += ["", "## Differences", "", *(different or ["None: every test has the same outcome both ways."])]
+    if unsteady:
+        lines += [
+            "",
+            "## Unsteady tests",
+            "",
+            f"These differed at first sight, with both runs at the same time, but not in {RERUNS} runs more each way:",
+            "",
+            *unsteady,
+        ]
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compare other packages' test suites with and without install().")
+    parser.add_argument("--suite", choices=[suite.package for suite in SUITES], help="this one only")
+    parser.add_argument("--select", help="only tests that match this expression of pytest's -k")
+    options = parser.parse_args()
+    suites = [suite for suite in SUITES if options.suite in (None, suite.package)]
+    CACHE.mkdir(parents=True, exist_ok=True)
+    set_up(suites)
+    measured: dict[str, Any] = {"python": platform.python_version(), "suites": {}}
+    for suite in suites:
+        say(f"{suite.package} {suite.version}, both ways")
+        measured["suites"][suite.package] = compare(suite, ["-k", options.select] if options.select else [])
+    if options.select or options.suite:
+        print(markdown([measured]))
+    else:
+        KEPT.write_text(json.dumps(measured, indent=1) + "\n", "utf-8")
+        kept = [json.loads(path.read_text("utf-8")) for path in sorted(HERE.glob("transparency-*.json"))]
+        (HERE / "TRANSPARENCY.md").write_text(markdown(kept), "utf-8")
+        print(markdown(kept))
+    found = measured["suites"].values()
+    sys.exit(any(is_different(again) for suite in found for again in suite["again"].values()))
+
+
+if __name__ == "__main__":
+    main()

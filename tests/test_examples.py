@@ -1,0 +1,92 @@
+"""Each example runs to its end by itself, with warnings as errors, and prints what it promises."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def run(name: str) -> str:
+    """What the example prints."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py")], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_every_example_is_tested() -> None:
+    """None is left out here."""
+    tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} <= tested
+
+
+def test_quickstart() -> None:
+    """Ten tasks, one of which failed."""
+    assert len((EXAMPLES / "quickstart.py").read_text().splitlines()) <= 25
+    lines = run("quickstart").splitlines()
+    assert 'async_inspect_tasks_total{name="fetch_user"} 10.0' in lines
+    assert 'async_inspect_tasks_completed_total{name="fetch_user"} 9.0' in lines
+    assert 'async_inspect_tasks_failed_total{name="fetch_user"} 1.0' in lines
+
+
+def test_structlog_service() -> None:
+    """JSON lines with the ids of their span, and the same lines on the tasks' timelines."""
+    out = run("structlog_service").splitlines()
+    events = [json.loads(line) for line in out if line.startswith("{")]
+    assert [event["event"] for event in events].count("paid") == 3
+    assert all(event["span"] == "checkout" and len(event["span_id"]) == 16 for event in events)
+    assert "checkout {'order': 4, 'declined': True} completed ['WARNING declined']" in out
+    assert out[-2:] == ["checkout: 5 completed, 0 failed", "charge_card: 3 completed, 2 failed"]
+
+
+def test_fastapi_service() -> None:
+    """Ten requests of which two are not found, on the service's own /metrics."""
+    pytest.importorskip("fastapi")
+    out = run("fastapi_service")
+    assert "statuses: [200, 200, 200, 200, 200, 200, 200, 200, 404, 404]" in out
+    assert 'async_inspect_tasks_total{name="GET /users/{user_id}"} 10.0' in out
+    assert 'async_inspect_tasks_failed_total{name="GET /users/{user_id}"} 2.0' in out
+    assert re.search(r"WARNING no user 8 \[GET /users/\{user_id\} [0-9a-f]{16}\]", out)
+
+
+def test_aiohttp_worker() -> None:
+    """Every task of the loop by its coroutine's name, with how it ended."""
+    pytest.importorskip("aiohttp")
+    out = run("aiohttp_worker")
+    assert "9 pages, 3 missing, 180000 times 'page'" in out
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()[2:]}
+    assert rows["fetch"][:3] == ["9", "3", "0"]
+    assert rows["parse"][:3] == ["0", "0", "1"]
+    assert rows["work"][:3] == ["1", "0", "0"]
+
+
+def test_queue_logging() -> None:
+    """The console's lines and the inspector's tasks, both from behind the queue, have the same ids."""
+    out = run("queue_logging").splitlines()
+    printed = dict(re.fullmatch(r"INFO (job \d) is done \[job ([0-9a-f]{16})\]", line).groups() for line in out[:5])  # type: ignore[union-attr,misc]
+    assert out[5] == "5 completed, 5 log lines in them"
+    for number, line in enumerate(out[6:]):
+        assert line == f"{printed[f'job {number}']} {{'number': {number}}} ['INFO job {number} is done']"
+    assert len(out) == 11
+
+
+def test_multiple_inspectors() -> None:
+    """Each inspector counts its own, and the page of both adds up."""
+    out = run("multiple_inspectors")
+    requests, jobs, both = re.split(r"^\w.*:\n", out, flags=re.MULTILINE)[1:]
+    total = 'async_inspect_tasks_total{{name="{}"}} {}.0'.format
+    assert total("request", 20) in requests
+    assert "job" not in requests
+    assert total("job", 200) in jobs
+    assert "details kept: 5" in jobs
+    for line in (total("request", 20), total("load", 20), total("job", 200)):
+        assert line in both
