@@ -30,24 +30,27 @@ class Announced:
         """Each announcement is a span that begins, or whose tally has grown since; or else a misuse of one."""
         books, seen = self._books, self.numbers
         live, totals, dropped = books.live, books.totals.get, books.dropped
+        expected = seen.high + 1
         for span in announcements:
             if not isinstance(span, Span):
                 dropped["duplicate"] += 1
                 continue
             number = span.number
-            if number == seen.high + 1:
+            if number == expected:
                 seen.high = number
+                expected = number + 1
             elif number in live:
                 # Or announced twice, by two handlers, which does no harm.
                 self._fold(span)
                 continue
-            elif not seen.add(number):
+            elif seen.add(number):
+                expected = seen.high + 1
+            else:
                 dropped["duplicate"] += 1
                 continue
-            name = span.name
-            total = totals(name) or books.total_of(name)
+            total = totals(span.name) or books.total_of(span.name)
             total.spawned += 1
-            if span.__class__ is DrivenSpan or span.tally is not None:
+            if span.tally is not None:
                 total.driven += 1
             live[number] = span
 

@@ -102,7 +102,12 @@ class Config:
         """
         env = os.environ if environ is None else environ
         preset = env.get(_PREFIX + "PRESET", "").strip().lower()
-        presets: dict[str, Callable[[], Config]] = {"": cls, "production": cls.production, "development": cls.development, "debug": cls.debug}
+        presets: dict[str, Callable[[], Config]] = {
+            "": cls,
+            "production": cls.production,
+            "development": cls.development,
+            "debug": cls.debug,
+        }
         if preset not in presets:
             raise ConfigError(f"{_PREFIX}PRESET={preset!r} is no preset; write production, development or debug")
         known = {_PREFIX + f.name.upper(): f.name for f in fields(cls)}
@@ -114,7 +119,11 @@ class Config:
                     values[known[variable]] = _read(variable, known[variable], text)
             elif variable.startswith(_PREFIX) and variable != _PREFIX + "PRESET":
                 near = get_close_matches(variable.removeprefix(_PREFIX).lower(), known.values(), 1)
-                hint = f"did you mean {_PREFIX}{near[0].upper()}?" if near else f"the settings are {', '.join(sorted(known))}"
+                hint = (
+                    f"did you mean {_PREFIX}{near[0].upper()}?"
+                    if near
+                    else f"the settings are {', '.join(sorted(known))}"
+                )
                 _log.warning("%s names no setting; %s", variable, hint)
         try:
             return replace(presets[preset](), **values)

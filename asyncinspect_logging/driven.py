@@ -165,27 +165,38 @@ class DrivenSpan(Span):
         audience = self._audience
         if audience is None or self.outcome is not None:
             return
-        t = audience.clock.monotonic_ns()
-        part = t - self.part_from
-        if part > 0:
-            self.busy += part
-            if part > self.max_poll:
-                self.max_poll = part
-            if part > FIRST_BOUND:
-                self.slow_polls += slow(part)
-        if error is None and open_of.get(self._key) is self and not audience.receivers:
-            # What `_end` comes to for nearly every task.
-            self.exited_at = t if t > self.entered_at else self.entered_at
-            del open_of[self._key]
-            self.outcome = "completed"
-            audience.ended(self)
-            if not self.number & 63:
-                audience.settle()
-        else:
-            self.part_from = t
-            self._end(audience, t, error)
-        if self._token is not None:
-            self._leave()
+        try:
+            t = audience.clock.monotonic_ns()
+            part = t - self.part_from
+            if part > 0:
+                self.busy += part
+                if part > self.max_poll:
+                    self.max_poll = part
+                if part > FIRST_BOUND:
+                    self.slow_polls += slow(part)
+            if error is None and open_of.get(self._key) is self and not audience.receivers:
+                # What `_end` comes to for nearly every task.
+                self.exited_at = t if t > self.entered_at else self.entered_at
+                del open_of[self._key]
+                self.outcome = "completed"
+                audience.ended(self)
+                if not self.number & 63:
+                    audience.settle()
+            else:
+                self.part_from = t
+                self._end(audience, t, error)
+        except BaseException as trouble:
+            # Interrupted here, or in `start`, or out of stack: see `Span.__exit__`.
+            if self.outcome is None:
+                pending.pop(self.number, None)
+                if not self.entered_at:
+                    self.entered_at = self.part_from = self._spawned_at
+                self._end_somehow(audience, error)
+            if not isinstance(trouble, Exception):
+                raise
+        finally:
+            if self._token is not None:
+                self._leave()
 
     def drop(self) -> None:
         """The coroutine was dropped before its first step."""

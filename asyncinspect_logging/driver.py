@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from _thread import get_ident
-from collections.abc import Awaitable, Coroutine, Generator
+from collections.abc import Coroutine, Generator
 from itertools import islice
 from types import CoroutineType
 from typing import Any
@@ -20,7 +20,7 @@ from .steps import FIRST_BOUND, slow, stepping
 from .tracing import trace_resume, trace_suspend
 from .wakes import driven_by_hand, hear
 
-__all__ = ["Driver", "drive", "qualname_of"]
+__all__ = ["Driver", "drive", "qualname_of", "take_off_one"]
 
 _new: Any = islice.__new__
 
@@ -106,7 +106,9 @@ def _stepper(awaitable: Any) -> Any:
         iterator = type(awaitable).__await__(awaitable)
     except AttributeError:
         kind = type(awaitable).__qualname__
-        raise TypeError(f"instrument() takes a coroutine function or an awaitable, not {kind}: {awaitable!r:.100}") from None
+        raise TypeError(
+            f"instrument() takes a coroutine function or an awaitable, not {kind}: {awaitable!r:.100}"
+        ) from None
     return iterator if hasattr(iterator, "send") and hasattr(iterator, "throw") else _iterate(iterator)
 
 
@@ -121,26 +123,24 @@ def _stand_in(span: DrivenSpan) -> int:
     return id(task)
 
 
-def _throw(inner: Any, error: BaseException) -> Any:
-    try:
-        if not isinstance(error, GeneratorExit):
-            try:
-                return inner.throw(error)
-            except BaseException as passing:
-                _take_off_one(passing)
-                raise
+def _throw(inner: Any, box: list[BaseException]) -> Any:
+    """Throw the exception in the box in, taking it out: no frame of ours may hold it while the coroutine goes on."""
+    if isinstance(box[0], GeneratorExit):
         getattr(inner, "close", bool)()
-        raise error
-    finally:
-        # The coroutine's frame, and with it the traceback, may refer to this frame: they would keep each other alive.
-        del error
+        raise box.pop()
+    try:
+        # `map` calls from C, and holds what it calls with only for that call.
+        return next(map(inner.throw, iter(box.pop, None)))
+    except BaseException as passing:
+        take_off_one(passing)
+        raise
 
 
 def _iterate(iterator: Any) -> Generator[Any, Any, Any]:
     return (yield from iterator)
 
 
-def _take_off_one(error: BaseException) -> None:
+def take_off_one(error: BaseException) -> None:
     """Take this module's frame, through which an exception passes, off its traceback."""
     tb = error.__traceback__
     if tb is not None:
@@ -153,7 +153,7 @@ def _drive(inner: Any, span: DrivenSpan) -> Generator[Any, Any, Any]:
     It is one long function of plain statements because it runs at each step of each task.
     """
     arg: Any = None
-    thrown: BaseException | None = None
+    thrown: list[BaseException] | None = None
     ident = 0
     around: DrivenSpan | None = None
     task_id = 0
@@ -165,8 +165,8 @@ def _drive(inner: Any, span: DrivenSpan) -> Generator[Any, Any, Any]:
             span.drop()
             raise
         except BaseException as error:
-            _take_off_one(error)
-            thrown = error
+            take_off_one(error)
+            thrown = [error]
 
         ident = get_ident()
         around = stepping.get(ident)
@@ -223,8 +223,8 @@ def _drive(inner: Any, span: DrivenSpan) -> Generator[Any, Any, Any]:
             try:
                 arg = yield awaited
             except BaseException as error:
-                _take_off_one(error)
-                thrown = error
+                take_off_one(error)
+                thrown = [error]
             # A future, and the exception in it, must not live on here while the coroutine has let go of it.
             awaited = None
 
@@ -250,7 +250,7 @@ def _drive(inner: Any, span: DrivenSpan) -> Generator[Any, Any, Any]:
         span.finish(None)
         return stop.value
     except BaseException as passing:
-        _take_off_one(passing)
+        take_off_one(passing)
         span.finish(passing)
         raise
     finally:
@@ -270,16 +270,16 @@ def _is_in_its_task(around: DrivenSpan) -> bool:
     return task is None or driven_by_hand.get(id(task)) is around or getattr(task.get_coro(), "span", None) is around
 
 
-def _handed_through(inner: Any, thrown: BaseException | None) -> Generator[Any, Any, Any]:
+def _handed_through(inner: Any, thrown: list[BaseException] | None) -> Generator[Any, Any, Any]:
     """Await `inner` without looking, or throw into it where it begins."""
     try:
         if thrown is not None:
-            awaited = inner.throw(thrown)
+            awaited = _throw(inner, thrown)
             while True:
                 awaited = inner.send((yield awaited))
         return (yield from (inner.__await__() if hasattr(inner, "__await__") else inner))
     except StopIteration as stop:
         return stop.value
     except BaseException as error:
-        _take_off_one(error)
+        take_off_one(error)
         raise

@@ -12,7 +12,7 @@ from typing import Any, Final, ParamSpec, TypeVar, overload
 
 from .diagnostics import warn_once
 from .driven import DrivenSpan
-from .driver import Driver, drive, qualname_of
+from .driver import Driver, drive, qualname_of, take_off_one
 from .routing import delivering, route_of
 from .spans import LOGGER
 from .wakes import hear, unhear
@@ -95,7 +95,7 @@ def _route_to(logger: Any) -> Any:
 
 
 def _arguments_of(function: Any, skip: frozenset[str]) -> Callable[[tuple[Any, ...], dict[str, Any]], dict[str, Any]]:
-    """A function from a call's arguments to the fields that they make. `Signature.bind` would take longer than the span."""
+    """From a call's arguments to the fields that they make. (`Signature.bind` would take longer than the span.)"""
     parameters = list(inspect.signature(function).parameters.values())
     kinds = inspect.Parameter
     positional = [p.name for p in parameters if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
@@ -153,7 +153,9 @@ class Installed:
     def __enter__(self) -> Installed:
         return self
 
-    def __exit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
         self()
 
 
@@ -175,16 +177,35 @@ class _CreateTask:
             try:
                 coro = _driven(coro, kwargs.get("context") if kwargs else None)
             except Exception:
-                warn_once("install", type(coro).__qualname__, "a task could not be driven, and runs as it is", exc_info=True)
+                warn_once(
+                    "install", type(coro).__qualname__, "a task could not be driven, and runs as it is", exc_info=True
+                )
         loop: Any = self._loop()
-        if self._plain and loop._task_factory is None and not (loop._debug or loop._closed):
-            # What asyncio's own `create_task` comes to then: a second Python call would be a fifth of making a task.
-            return asyncio.Task(coro, loop=loop, **kwargs)
-        task = self._cls.create_task(loop, coro, **kwargs) if self.before is None else self.before(coro, **kwargs)
-        if getattr(task, "_source_traceback", None):
-            # In debug mode a task knows where it was made: not here.
-            del task._source_traceback[-1]
+        try:
+            if (
+                type(coro) is Driver
+                and self._plain
+                and loop._task_factory is None
+                and not (loop._debug or loop._closed)
+            ):
+                # What asyncio's own `create_task` comes to then: a second Python call would be a fifth of making a
+                # task.
+                return asyncio.Task(coro, loop=loop, **kwargs)
+            task = self._cls.create_task(loop, coro, **kwargs) if self.before is None else self.before(coro, **kwargs)
+        except BaseException as error:
+            take_off_one(error)
+            raise
+        _forget_our_line(task)
         return task
+
+
+def _forget_our_line(task: Any) -> None:
+    """In debug mode a task knows where it was made: not here."""
+    made_at: Any = getattr(task, "_source_traceback", None) or ()
+    for index in range(len(made_at) - 1, -1, -1):
+        if made_at[index].filename == __file__:
+            del made_at[index]
+            break
 
 
 def _driven(coro: Any, context: Any) -> Any:
@@ -215,13 +236,15 @@ def install(loop: asyncio.AbstractEventLoop | None = None) -> Installed:
     """Give every task that the loop makes from now on a span, named by its coroutine, with every step seen.
 
     loop: default the running one. Returns what undoes it. Raises RuntimeError without a loop.
-    A task factory, there already or set later, goes on making the tasks. On a loop where this is installed it does nothing.
+    A task factory, there already or set later, goes on making the tasks. A second time on one loop does nothing.
     """
     if loop is None:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            raise RuntimeError("install() needs a running event loop; call it in a coroutine, or write install(loop)") from None
+            raise RuntimeError(
+                "install() needs a running event loop; call it in a coroutine, or write install(loop)"
+            ) from None
     return Installed(loop)
 
 

@@ -59,7 +59,9 @@ class Inspector:
         if config is not None and not isinstance(config, Config):
             raise ConfigError(f"config={config!r} is not a Config; write Inspector(Config(max_tasks=…))")
         if clock is not None and not (hasattr(clock, "monotonic_ns") and hasattr(clock, "time_ns")):
-            raise ConfigError(f"clock={clock!r} has no monotonic_ns() and time_ns(); write Inspector(clock=FakeClock())")
+            raise ConfigError(
+                f"clock={clock!r} has no monotonic_ns() and time_ns(); write Inspector(clock=FakeClock())"
+            )
         self.config = Config() if config is None else config
         self.clock: Clock = system_clock if clock is None else clock
         self.field_policy = self.config.field_policy()
@@ -158,7 +160,7 @@ class Inspector:
             self._busy = False
 
     def _take(self, enter: Callable[[Iterable[Any]], None], queue: deque[Any], count: int) -> None:
-        """Have the first `count` of a queue entered into the books. One that cannot be does not keep back the others."""
+        """Have the first `count` of a queue entered into the books. One that cannot be holds up none of the others."""
         items = starmap(queue.popleft, repeat((), count))
         while True:
             try:
@@ -188,7 +190,7 @@ class Inspector:
     # -- out ----------------------------------------------------------------------------------------------------------
 
     def snapshot(self, *, tasks: bool = True) -> Snapshot:
-        """Everything as of now. Without `tasks` the cost does not depend on how many there are, and `.tasks` is empty."""
+        """Everything as of now. Without `tasks`, `.tasks` is empty, and the cost is the same however many there are."""
         opened.close_collected(sys.maxsize if tasks else _OWNERS_A_SCRAPE)
         with self._lock:
             self._work()

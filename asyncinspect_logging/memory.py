@@ -17,12 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["memory_of"]
 
-_SAMPLE: Final = 48
+_SAMPLE: Final = 16
 #: Slots of a span that lead to what it shares with others, or to what is not the inspector's.
 _SHARED_SLOTS: Final = frozenset({"_audience", "_below", "_code", "_owner", "_parent", "_route", "name", "steps"})
-_PLAIN: Final = frozenset({dict, list, tuple, set, frozenset, str, bytes, int, float})
-#: What the garbage collector keeps before each object that it watches, which `__sizeof__` leaves out.
-_GC_HEADER: Final = sys.getsizeof([]) - [].__sizeof__()
+_ATOMS: Final = frozenset({str, bytes, int, float})
+_PLAIN: Final = _ATOMS | {dict, list, tuple, set, frozenset}
 
 
 def memory_of(books: Books, placing: Placing) -> dict[str, int]:
@@ -61,27 +60,28 @@ def _bytes(value: Any, skip: frozenset[str], seen: set[int]) -> int:
         return 0
     seen.add(id(value))
     size = sys.getsizeof(value)
+    if cls in _ATOMS:
+        return size
     if cls is dict:
         for key, item in value.items():
             size += _bytes(key, skip, seen) + _bytes(item, skip, seen)
     elif isinstance(value, list | tuple | set | frozenset):
         for item in value:
             size += _bytes(item, skip, seen)
-    elif cls not in _PLAIN:
-        for slot in _slots_of(cls):
-            if slot not in skip:
-                item = getattr(value, slot, None)
-                if type(item) in _PLAIN or hasattr(type(item), "__slots__"):
-                    size += _bytes(item, skip, seen)
+    else:
+        for slot in _slots_of(cls, skip):
+            item = getattr(value, slot, None)
+            if type(item) in _PLAIN or hasattr(type(item), "__slots__"):
+                size += _bytes(item, skip, seen)
     return size
 
 
-_slots: dict[type, tuple[str, ...]] = {}
+_slots: dict[tuple[type, frozenset[str]], tuple[str, ...]] = {}
 
 
-def _slots_of(cls: type) -> tuple[str, ...]:
-    slots = _slots.get(cls)
+def _slots_of(cls: type, skip: frozenset[str]) -> tuple[str, ...]:
+    slots = _slots.get((cls, skip))
     if slots is None:
-        found = (slot for base in cls.__mro__ for slot in base.__dict__.get("__slots__", ()))
-        slots = _slots[cls] = tuple(slot for slot in found if not slot.startswith("__"))
+        found = {slot for base in cls.__mro__ for slot in base.__dict__.get("__slots__", ())}
+        slots = _slots[cls, skip] = tuple(sorted(slot for slot in found - skip if not slot.startswith("__")))
     return slots

@@ -192,4 +192,8 @@ class Placing:
 
     def __sizeof__(self) -> int:
         """Bytes of what is remembered of records, roughly."""
-        return sum(seqs.__sizeof__() for seqs in self._streams.values()) + 600 * self._waiting_count + 300 * len(self._over)
+        return (
+            sum(seqs.__sizeof__() for seqs in self._streams.values())
+            + 600 * self._waiting_count
+            + 300 * len(self._over)
+        )

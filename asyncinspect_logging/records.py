@@ -59,9 +59,7 @@ class SpanRecord(logging.LogRecord):
     # attributes as `Logger.makeRecord` does costs ten times what the rest of the record does.
     __slots__ = ("kind", "logger_name", "more", "of_fields", "of_span", "of_task", "seq", "t")
 
-    def __init__(
-        self, span: Span, kind: str, t: int, logger_name: str, more: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, span: Span, kind: str, t: int, logger_name: str, more: Mapping[str, Any] | None = None) -> None:
         self.of_span = span
         self.kind = kind
         self.t = t

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import repeat, starmap
 from typing import Final, NamedTuple
 
 from .config import Config
@@ -66,11 +67,13 @@ class Retention:
             return
         excess = len(tasks) - limit
         if excess > 0:
-            uncompleted, oldest = self._uncompleted, tasks.popleft
-            for _ in range(excess):
-                outcome = oldest().outcome
-                if outcome != "completed":
-                    uncompleted[outcome] -= 1  # type: ignore[index]
+            uncompleted, oldest = self._uncompleted, starmap(tasks.popleft, repeat((), excess))
+            if any(uncompleted.values()):
+                for task in oldest:
+                    if task.outcome != "completed":
+                        uncompleted[task.outcome] -= 1  # type: ignore[index]
+            else:
+                deque(oldest, maxlen=0)  # as fast as can be
             self.dropped_tasks += excess
 
     def states(self) -> dict[str, int]:

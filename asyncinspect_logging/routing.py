@@ -81,7 +81,8 @@ class Audience:
 
     `begun`, `ended`, `settle`: see `Listener`; they do nothing where nobody listens that way.
     `accepting`: all handlers that accept spans. `receivers`: handlers that get records.
-    `steps`: those handlers that get the records of single steps too (level TRACE); empty when those are off. `policy`: what the fields must go through.
+    `steps`: those handlers that get the records of single steps too (level TRACE); empty when those are off.
+    `policy`: what the fields must go through.
     """
 
     __slots__ = ("accepting", "begun", "clock", "ended", "logger_name", "policy", "receivers", "settle", "steps")
@@ -132,7 +133,6 @@ class Audience:
         for handler in self.steps if LEVELS[record.kind] == TRACE else self.receivers:
             _deliver(handler, record, first=False)
 
-
     def annotate(self, record: logging.LogRecord) -> None:
         """Deliver an ordinary record to every handler that hears of the span."""
         for handler in dict.fromkeys(self.accepting + self.receivers):
@@ -147,8 +147,8 @@ def _deliver(handler: logging.Handler, record: logging.LogRecord, *, first: bool
     """Hand a record over, or only ask the filters (`silent`). Returns whether they let it pass. Raises nothing."""
     if delivering.now:
         return False
-    delivering.now = True
     try:
+        delivering.now = True
         if type(handler).handle is not logging.Handler.handle:
             if not silent:
                 handler.handle(record)
@@ -204,15 +204,25 @@ def accepts_spans(handler: logging.Handler) -> bool:
 class Route:
     """The path from one logger up to the root, with the audience found there and what it was found from."""
 
-    __slots__ = ("_enabled", "_filters", "_handlers", "_more", "_propagates", "_root", "_root_handlers", "_whose", "logger")
+    __slots__ = (
+        "_enabled",
+        "_filters",
+        "_handlers",
+        "_more",
+        "_propagates",
+        "_root",
+        "_root_handlers",
+        "_whose",
+        "logger",
+    )
 
     def __init__(self, logger: logging.Logger) -> None:
         self.logger = logger
         self._whose: Audience | None = None
         # What the audience was worked out from: compared, not trusted, since logging changes all of it in place and
         # tells nobody. Copies of the lists of handlers at both ends of the path; the filters of the first listener;
-        # and whatever else there is, as pairs of a list and its copy, and of a logger and whether it propagates. A change of a level anywhere shows in
-        # `Logger._cache`, which logging empties then.
+        # and whatever else there is, as pairs of a list and its copy, and of a logger and whether it propagates. A
+        # change of a level anywhere shows in `Logger._cache`, which logging empties then.
         self._handlers: list[logging.Handler] | None = None
         self._root = logger
         self._root_handlers: list[logging.Handler] = []
@@ -350,7 +360,7 @@ class _Filtered(logging.Handler):
         finally:
             handler.release()
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+    def handleError(self, record: logging.LogRecord) -> None:
         self._handler.handleError(record)
 
 

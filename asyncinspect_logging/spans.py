@@ -11,7 +11,7 @@ import logging
 import sys
 import weakref
 from _thread import get_ident
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import CodeType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
@@ -102,13 +102,15 @@ class Span:
         "__weakref__",
         "_audience",
         "_below",
+        "_code",
         "_key",
+        "_line",
         "_owner",
         "_parent",
+        "_parent_closed",
         "_route",
+        "_spawned_at",
         "_token",
-        "_code",
-        "_line",
         "entered_at",
         "error",
         "exited_at",
@@ -117,9 +119,7 @@ class Span:
         "name",
         "number",
         "outcome",
-        "_parent_closed",
         "parent_number",
-        "_spawned_at",
         "steps",
         "tally",
         "thread",
@@ -176,10 +176,7 @@ class Span:
             else:
                 self.tally = self.steps = None
                 loop = _running_loop()
-                if loop is not None:
-                    task = _current_task(loop)
-                else:
-                    task = other_task() if "trio" in _modules else None
+                task = _current_task(loop) if loop is not None else other_task() if "trio" in _modules else None
                 if task is None:
                     self._key = key = -ident
                     self._owner = None
@@ -269,15 +266,18 @@ class Span:
                     self.outcome = "completed" if exc is None else "cancelled" if cancelled else "failed"
                     audience.ended(self)
                 if not isinstance(trouble, Exception):
-                    self._token, token = None, self._token
+                    token = self._token
+                    self._token = None
                     current.reset(token)
                     raise
                 if not isinstance(trouble, RecursionError | MemoryError):
-                    warn_once("exit", type(trouble).__qualname__, "the end of span %r is half told: %r", self.name, trouble)
+                    warn_once(
+                        "exit", type(trouble).__qualname__, "the end of span %r is half told: %r", self.name, trouble
+                    )
         token = self._token
         self._token = None
         try:
-            current.reset(token)  # type: ignore[arg-type]
+            current.reset(token)
         except (ValueError, RuntimeError):
             _leave_context(self)
 
@@ -338,7 +338,13 @@ class Span:
                 self.trace, self.parent_number = found
             return
         elif not isinstance(parent, Span):
-            warn_once("bad parent", self.name, "span(%r, parent=%r): neither a span nor a traceparent", self.name, type(parent))
+            warn_once(
+                "bad parent",
+                self.name,
+                "span(%r, parent=%r): neither a span nor a traceparent",
+                self.name,
+                type(parent),
+            )
             return
         if parent is not None and parent.number:
             if parent.number < 0:
@@ -558,7 +564,9 @@ class Span:
 
 
 #: The tokens of spans that were entered more than once, until the exits that belong to the enters too many.
-_tokens_aside: weakref.WeakKeyDictionary[Span, list[contextvars.Token[Span | None] | None]] = weakref.WeakKeyDictionary()
+_tokens_aside: weakref.WeakKeyDictionary[Span, list[contextvars.Token[Span | None] | None]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 class Misuse(tuple[str]):
@@ -574,7 +582,9 @@ _OWN: Final = __name__.rpartition(".")[0]
 
 def _name_of(name: object) -> str:
     if callable(name):
-        raise TypeError(f"span({name!r}): the name is missing; write @span('name'), or @instrument for a coroutine function")
+        raise TypeError(
+            f"span({name!r}): the name is missing; write @span('name'), or @instrument for a coroutine function"
+        )
     try:
         return str.__str__(name if isinstance(name, str) else str(name))
     except Exception:
@@ -586,7 +596,13 @@ def _link_ids(links: Iterable[Span | str]) -> tuple[str, ...]:
         given = (links,) if isinstance(links, Span | str) else tuple(links or ())
         return tuple(link.id if isinstance(link, Span) else str(link) for link in given)
     except Exception as error:
-        warn_once("bad links", type(links).__qualname__, "span(links=<%s>): not spans or ids: %r", type(links).__qualname__, error)
+        warn_once(
+            "bad links",
+            type(links).__qualname__,
+            "span(links=<%s>): not spans or ids: %r",
+            type(links).__qualname__,
+            error,
+        )
         return ()
 
 

@@ -19,6 +19,7 @@ FIRST_BOUND: Final = STEP_BOUNDS_NS[0]
 _BITS: Final = 48
 _MASK: Final = (1 << _BITS) - 1
 
+
 class Tally:
     """What the steps of a coroutine added up to while a span was open. Times in ns."""
 

@@ -29,7 +29,7 @@ def nanoseconds(bounds: Sequence[float]) -> list[int]:
 
 
 class Tallied(Protocol):
-    """The tally of a span, known at first hand or told. Times in ns; the slow steps and waits packed, see `steps.slow`."""
+    """The tally of a span, known at first hand or told. Times in ns, slow steps and waits packed (see `steps.slow`)."""
 
     polls: int
     wakes: int
@@ -143,21 +143,23 @@ class NameTotals:
             self._add(tally, folded, polls, wakes, 0, 0, 0)
         self._observe(polls)
 
-    def _add(
-        self, tally: Tallied, folded: Folded, polls: int, wakes: int, idle: int, done: int, waited: int
-    ) -> None:
+    def _add(self, tally: Tallied, folded: Folded, polls: int, wakes: int, idle: int, done: int, waited: int) -> None:
         if polls > folded.polls:
             self.polls += polls - folded.polls
             folded.polls = polls
         if wakes > folded.wakes:
             self.wakes += wakes - folded.wakes
             folded.wakes = wakes
-        for key in ("self_wakes", "busy", "scheduled"):
-            value = getattr(tally, key)
-            before = getattr(folded, key)
-            if value > before:
-                setattr(self, key, getattr(self, key) + value - before)
-                setattr(folded, key, value)
+        busy, scheduled, self_wakes = tally.busy, tally.scheduled, tally.self_wakes
+        if busy > folded.busy:
+            self.busy += busy - folded.busy
+            folded.busy = busy
+        if scheduled > folded.scheduled:
+            self.scheduled += scheduled - folded.scheduled
+            folded.scheduled = scheduled
+        if self_wakes > folded.self_wakes:
+            self.self_wakes += self_wakes - folded.self_wakes
+            folded.self_wakes = self_wakes
         if idle > folded.idle:
             self.idle += idle - folded.idle
             folded.idle = idle

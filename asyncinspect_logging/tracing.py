@@ -1,4 +1,4 @@
-"""The records of single steps (level TRACE) of a driven coroutine, one for each span open in it that is heard so closely."""
+"""The records of single steps (level TRACE) of a driven coroutine, one for each span in it that is heard so closely."""
 
 from __future__ import annotations
 
@@ -49,7 +49,12 @@ def _innermost(coro: Any) -> str | None:
     """`file:line` of the innermost frame of a suspended coroutine."""
     frame = None
     for _ in range(1000):
-        frame = getattr(coro, "cr_frame", None) or getattr(coro, "gi_frame", None) or getattr(coro, "ag_frame", None) or frame
+        frame = (
+            getattr(coro, "cr_frame", None)
+            or getattr(coro, "gi_frame", None)
+            or getattr(coro, "ag_frame", None)
+            or frame
+        )
         coro = getattr(coro, "cr_await", None) or getattr(coro, "gi_yieldfrom", None) or getattr(coro, "ag_await", None)
         if coro is None:
             break

@@ -18,7 +18,7 @@ _NS: Final = 1e9
 
 
 def task_view(task: Span | ToldSpan, state: TaskState, now: int, notes: Sequence[Note], offset: int) -> TaskView:
-    """The view of a task in `state` at the monotonic time `now`; `offset` is the distance from that to Unix time (ns)."""
+    """The view of a task in `state` at the monotonic time `now`; `offset` leads from that to Unix time (both in ns)."""
     tally, outcome = task.tally, task.outcome
     spawned, entered = task.spawned_at, task.entered_at
     began = entered or spawned

@@ -37,8 +37,13 @@ def hear(loop: asyncio.AbstractEventLoop) -> None:
 
 def unhear(loop: asyncio.AbstractEventLoop) -> None:
     """Take that back, unless somebody else has put something over it since."""
-    if loop in _heard and getattr(vars(loop).get("call_soon"), "_asyncinspect", False):
-        del loop.call_soon
+    ours = vars(loop).get("call_soon")
+    if loop in _heard and getattr(ours, "_asyncinspect", False):
+        before = ours._before  # type: ignore[union-attr]
+        if before is None:
+            del loop.call_soon
+        else:
+            loop.call_soon = before  # type: ignore[method-assign]
         _heard.discard(loop)
 
 
@@ -83,4 +88,5 @@ def _hearing(loop: asyncio.AbstractEventLoop) -> Any:
             return cls.call_soon(loop_ref(), callback, *args, context=context)  # type: ignore[arg-type]
 
     call_soon._asyncinspect = True  # type: ignore[attr-defined]
+    call_soon._before = before  # type: ignore[attr-defined]
     return call_soon

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import statistics
+import time
 from collections.abc import Callable
 
 from bench_spans import our_handler
-from measure import Scale, ratios
+from measure import Scale, Times, ratios
 from prometheus_client import generate_latest
 
 from asyncinspect_logging import Inspector, install, span
@@ -22,46 +25,35 @@ def _each_name(names: int) -> None:
             pass
 
 
+def _seconds(render: Callable[[], object]) -> float:
+    started = time.process_time()
+    render()
+    return time.process_time() - started
+
+
 def pages(scale: Scale) -> dict[str, float]:
     """`gather` against prometheus_client's `generate_latest` of the same exporter; milliseconds for both too."""
+    times: Times = {"ours": [], "generate_latest": []}
     with our_handler() as inspector:
         exporter = PrometheusExporter(inspector)
-
-        def after_change(render: Callable[[], object]) -> Callable[[int], object]:
-            def run(loops: int) -> None:
-                render()
-
-            return run
-
-        def latest() -> bytes:
-            return generate_latest(exporter.registry)
-
-        ours: list[float] = []
-        theirs: list[float] = []
+        render: dict[str, Callable[[], object]] = {
+            "ours": exporter.gather,
+            "generate_latest": lambda: generate_latest(exporter.registry),
+        }
         for _ in range(max(2, scale.rounds // 3)):
-            for render, taken in ((exporter.gather, ours), (latest, theirs)):
+            for name, taken in times.items():
                 _each_name(scale.names)
                 inspector.settle()
-                one = scale._replace(rounds=1, loops=1)
-                taken += _once(after_change(render), one)
-    times = {"ours": ours, "generate_latest": theirs}
+                taken.append(_seconds(render[name]))
     return {
         "page": ratios(times, "generate_latest")["ours"],
-        "page.ours_ms": min(ours) * 1e3,
-        "page.latest_ms": min(theirs) * 1e3,
+        "page.ours_ms": statistics.median(times["ours"]) * 1e3,
+        "page.latest_ms": statistics.median(times["generate_latest"]) * 1e3,
     }
 
 
-def _once(render: Callable[[int], object], scale: Scale) -> list[float]:
-    import time
-
-    started = time.perf_counter()
-    render(1)
-    return [time.perf_counter() - started]
-
-
-async def _scrape_times(inspector: Inspector, live: int, rounds: int, *, driven: bool) -> list[float]:
-    """Seconds for a scrape with so many live tasks, each of them with an open span."""
+async def _with_live(inspector: Inspector, live: int, scrapes: int, *, driven: bool) -> float:
+    """Seconds for a scrape (median) with so many live tasks, each of them with an open span."""
     released = asyncio.Event()
 
     async def plain() -> None:
@@ -71,44 +63,36 @@ async def _scrape_times(inspector: Inspector, live: int, rounds: int, *, driven:
     async def waiting() -> None:
         await released.wait()
 
-    async def make() -> list[asyncio.Task[None]]:
-        if not driven:
-            return [asyncio.create_task(plain()) for _ in range(live)]
+    if driven:
         with install():
-            return [asyncio.create_task(waiting()) for _ in range(live)]
-
-    exporter = PrometheusExporter(inspector)
-    tasks = await make()
+            tasks = [asyncio.create_task(waiting()) for _ in range(live)]
+    else:
+        tasks = [asyncio.create_task(plain()) for _ in range(live)]
     await asyncio.sleep(0)
+    exporter = PrometheusExporter(inspector)
     exporter.gather()
-    scale = Scale(rounds, 1, 0, 0, 0)
-
-    def scrape(loops: int) -> None:
-        exporter.gather()
-
-    times = []
-    for _ in range(rounds):
+    gc.collect()
+    taken = []
+    for _ in range(scrapes):
         # A service goes on working between two scrapes.
         for _ in range(100):
             with span("request"):
                 pass
-        times += _once(scrape, scale)
+        taken.append(_seconds(exporter.gather))
     released.set()
     await asyncio.gather(*tasks)
-    return times
+    return statistics.median(taken)
 
 
 def live_tasks(scale: Scale) -> dict[str, float]:
-    """The scrape with many live tasks against the scrape with ten."""
-    rounds = scale.rounds * 2
+    """The scrape with many live tasks against the scrape with ten, by turns."""
     found: dict[str, float] = {}
     for name, driven in (("scrape.plain", False), ("scrape.driven", True)):
+        times: Times = {"few": [], "many": []}
         with our_handler() as inspector:
-            few = asyncio.run(_scrape_times(inspector, 10, rounds, driven=driven))
-        with our_handler() as inspector:
-            many = asyncio.run(_scrape_times(inspector, scale.live_tasks, rounds, driven=driven))
-        few.sort()
-        many.sort()
-        found[name] = many[rounds // 2] / few[rounds // 2]
-        found[f"{name}_ms"] = many[rounds // 2] * 1e3
+            for _ in range(max(1, scale.rounds // 5)):
+                for key, live in (("few", 10), ("many", scale.live_tasks)):
+                    times[key].append(asyncio.run(_with_live(inspector, live, 2 * scale.rounds, driven=driven)))
+        found[name] = ratios(times, "few")["many"]
+        found[f"{name}_ms"] = statistics.median(times["many"]) * 1e3
     return found

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from types import TracebackType
 from typing import Any
 
 from bench_spans import our_handler
-from measure import Scale, interleaved_async, ratios, young_gcs
+from measure import Floor, Scale, interleaved_async, ratios, young_gcs
 
 from asyncinspect_logging import install, instrument
 
@@ -64,24 +66,25 @@ def in_debug_mode(function: Callable[[int], Awaitable[object]]) -> Callable[[int
     return run
 
 
-class _HandSpan:
-    """A span as one would write it for one's own service: counters in a dict, no records, no steps."""
+class _HandSpan(Floor):
+    """A span as one would write it for one's own service: current, timed, and counted; no records, no steps."""
 
-    __slots__ = ("name", "started", "token")
+    __slots__ = ()
 
-    counts: dict[str, list[int]] = {}  # noqa: RUF012 - a benchmark's, shared on purpose
+    def __enter__(self) -> _HandSpan:
+        super().__enter__()
+        _counts[self.name][0] += 1
+        return self
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        super().__exit__(kind, error, tb)
+        counts = _counts[self.name]
+        counts[1 if error is None else 2] += 1
+        counts[3] += self.duration
 
-    def __enter__(self) -> None:
-        self.started = time.perf_counter_ns()
-        self.counts.setdefault(self.name, [0, 0, 0])[0] += 1
 
-    def __exit__(self, kind: Any, error: Any, tb: Any) -> None:
-        counts = self.counts[self.name]
-        counts[1] += 1
-        counts[2] += time.perf_counter_ns() - self.started
+#: By name: begun, completed, failed, time in ns.
+_counts: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
 
 
 async def _in_hand_span(coro: Coroutine[Any, Any, Any]) -> Any:
@@ -129,13 +132,19 @@ class _TimedGenerator:
         self.busy = 0
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        send, clock = self._coro.send, time.perf_counter_ns
+        coro, clock = self._coro, time.perf_counter_ns
+        step: Callable[[Any], Any] = coro.send
+        value: Any = None
         try:
             while True:
                 started = clock()
-                awaited = send(None)
+                awaited = step(value)
                 self.busy += clock() - started
-                yield awaited
+                try:
+                    value = yield awaited
+                    step = coro.send
+                except BaseException as error:
+                    step, value = coro.throw, error
         except StopIteration as stop:
             return stop.value
 
@@ -144,7 +153,7 @@ class _TimedObject:
     """The same as an object that is asked for each step."""
 
     def __init__(self, coro: Coroutine[Any, Any, Any]) -> None:
-        self._send = coro.send
+        self._send, self.throw, self.close = coro.send, coro.throw, coro.close
         self.busy = 0
 
     def __await__(self) -> _TimedObject:
@@ -158,9 +167,10 @@ class _TimedObject:
 
     def send(self, value: Any) -> Any:
         started = time.perf_counter_ns()
-        awaited = self._send(value)
-        self.busy += time.perf_counter_ns() - started
-        return awaited
+        try:
+            return self._send(value)
+        finally:
+            self.busy += time.perf_counter_ns() - started
 
 
 async def _awaited(awaitable: Any) -> Any:

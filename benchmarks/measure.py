@@ -2,7 +2,8 @@
 median of the ratios to the floor of the same round. A machine that slows down for a while slows both, and one bad round
 is no more than that.
 
-The garbage collector stays on: what a library leaves to it is part of its cost.
+What is timed is processor time, all threads together, so that other programs on the machine count for little. The
+garbage collector stays on: what a library leaves to it is part of its cost.
 """
 
 from __future__ import annotations
@@ -86,9 +87,9 @@ def interleaved(candidates: Mapping[str, Callable[[int], object]], scale: Scale)
     for round_ in range(scale.rounds + 2):
         for name, candidate in candidates.items():
             loops = _loops(name, scale)
-            started = time.perf_counter()
+            started = time.process_time()
             candidate(loops)
-            taken = time.perf_counter() - started
+            taken = time.process_time() - started
             if round_ >= 2:  # the first two warm up caches, and the specialising interpreter
                 times[name].append(taken / loops)
     return {_plain(name): taken for name, taken in times.items()}
@@ -100,9 +101,9 @@ async def interleaved_async(candidates: Mapping[str, Callable[[int], Awaitable[o
     for round_ in range(scale.rounds + 2):
         for name, candidate in candidates.items():
             loops = _loops(name, scale)
-            started = time.perf_counter()
+            started = time.process_time()
             await candidate(loops)
-            taken = time.perf_counter() - started
+            taken = time.process_time() - started
             if round_ >= 2:
                 times[name].append(taken / loops)
     return {_plain(name): taken for name, taken in times.items()}

@@ -14,7 +14,12 @@ from hypothesis import HealthCheck, settings
 from asyncinspect_logging import AsyncInspectHandler, Config, Inspector
 
 settings.register_profile(
-    "repeatable", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+    "repeatable",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("repeatable")
 

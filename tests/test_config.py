@@ -74,7 +74,9 @@ def test_bad_values(setting: str, values: list[Any]) -> None:
         assert "write" in message
 
 
-@pytest.mark.parametrize("redact", [("a", "b"), ["a", "b"], iter(["a", "b"]), (part for part in "ab"), {"a": 1, "b": 2}])
+@pytest.mark.parametrize(
+    "redact", [("a", "b"), ["a", "b"], iter(["a", "b"]), (part for part in "ab"), {"a": 1, "b": 2}]
+)
 def test_redact_takes_any_iterable(redact: Any) -> None:
     """Also one that can be read only once."""
     config = Config(redact=redact)
@@ -123,7 +125,10 @@ def test_nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ASYNC_INSPECT_MAX_TASKS", "3")
     assert Config.from_env() == Config(max_tasks=3)
     assert Config.from_env({}) == Config()
-    assert Config.from_env({"ASYNC_INSPECT_MAX_TASKS": "", "ASYNC_INSPECT_REDACT": " ", "ASYNC_INSPECT_PRESET": ""}) == Config()
+    assert (
+        Config.from_env({"ASYNC_INSPECT_MAX_TASKS": "", "ASYNC_INSPECT_REDACT": " ", "ASYNC_INSPECT_PRESET": ""})
+        == Config()
+    )
 
 
 @pytest.mark.parametrize(

@@ -54,10 +54,12 @@ def go(request):
 def _nothing_left():
     """No test leaves anything behind in the books of the drivers."""
     yield
-    assert open_of == {}
-    assert driven_by_hand == {}
-    assert not any(steps.started for steps in stepping.values())
-    assert current.get() is None
+    left = dict(open_of), dict(driven_by_hand), [steps for steps in stepping.values() if steps.started], current.get()
+    open_of.clear()
+    driven_by_hand.clear()
+    stepping.clear()
+    current.set(None)
+    assert left == ({}, {}, [], None)
 
 
 class Keep(logging.Handler):

@@ -39,7 +39,9 @@ def in_child(check):
 def in_process(code: str) -> None:
     env = {**os.environ, "PYTHONPATH": str(Path(asyncinspect_logging.__file__).parent.parent)}
     program = SETUP + textwrap.dedent(code)
-    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -40,7 +40,11 @@ LINE = "%(levelname)s %(message)s span=%(span)s span_id=%(span_id)s trace_id=%(t
 def _whole_config() -> Iterator[None]:
     """Undo what dictConfig does to the loggers of a test, and the record factory."""
     factory, make_record = logging.getLogRecordFactory(), logging.Logger.makeRecord
+    existing = [x for x in logging.Logger.manager.loggerDict.values() if isinstance(x, logging.Logger)]
+    disabled = [logger for logger in existing if logger.disabled]
     yield
+    for logger in existing:
+        logger.disabled = logger in disabled
     for name in ("asyncinspect", "app", "app.db", None):
         logger = logging.getLogger(name)
         logger.handlers[:] = [h for h in logger.handlers if not isinstance(h, AsyncInspectHandler)]

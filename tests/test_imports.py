@@ -13,8 +13,32 @@ import asyncinspect_logging
 
 PACKAGE = Path(asyncinspect_logging.__file__).parent
 #: The inspector's side: what spans, routes and drivers must never know of.
-BEHIND = {"inspector", "announced", "placing", "books", "summary", "retention", "totals", "views", "told", "telling", "config"}
-FRONT = {"spans", "driven", "driver", "drivers", "wakes", "tracing", "steps", "opened", "routing", "records", "decorate"}
+BEHIND = {
+    "inspector",
+    "announced",
+    "placing",
+    "books",
+    "summary",
+    "retention",
+    "totals",
+    "views",
+    "told",
+    "telling",
+    "config",
+}
+FRONT = {
+    "spans",
+    "driven",
+    "driver",
+    "drivers",
+    "wakes",
+    "tracing",
+    "steps",
+    "opened",
+    "routing",
+    "records",
+    "decorate",
+}
 #: What an exporter may take from outside its own package.
 FOR_EXPORTERS = {"catalogue", "clock", "config", "diagnostics", "errors", "inspector", "snapshot", "states", "process"}
 
@@ -30,7 +54,9 @@ def imported_by(path: Path) -> set[str]:
             if parts[:1] == ["asyncinspect_logging"]:
                 found.update([parts[1]] if len(parts) > 1 else [alias.name for alias in node.names])
         elif isinstance(node, ast.Import):
-            found.update(alias.name.split(".")[1] for alias in node.names if alias.name.startswith("asyncinspect_logging."))
+            found.update(
+                alias.name.split(".")[1] for alias in node.names if alias.name.startswith("asyncinspect_logging.")
+            )
     return found
 
 
@@ -71,7 +97,8 @@ def test_import_starts_nothing_and_needs_no_extra() -> None:
         "import sys, threading, logging, asyncinspect_logging\n"
         "assert threading.active_count() == 1, threading.enumerate()\n"
         "assert not logging.getLogger().handlers and not logging.getLogger('asyncinspect').handlers\n"
-        "heavy = {'structlog', 'opentelemetry', 'statsd', 'rich', 'click', 'prometheus_client', 'trio'} & set(sys.modules)\n"
+        "extras = {'structlog', 'opentelemetry', 'statsd', 'rich', 'click', 'prometheus_client', 'trio'}\n"
+        "heavy = extras & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

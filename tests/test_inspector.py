@@ -7,13 +7,24 @@ import logging
 import threading
 import tracemalloc
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
 import pytest
 
-from asyncinspect_logging import AsyncInspectHandler, Config, Inspector, TaskState, current_span, opened, run, span
-from asyncinspect_logging import diagnostics, placing
+from asyncinspect_logging import (
+    AsyncInspectHandler,
+    Config,
+    Inspector,
+    TaskState,
+    current_span,
+    diagnostics,
+    opened,
+    placing,
+    run,
+    span,
+)
 from asyncinspect_logging.catalogue import DROP_REASONS, EVENT_TYPES, MEMORY_COMPONENTS
 from asyncinspect_logging.errors import ConfigError
 from asyncinspect_logging.records import TRACE
@@ -29,7 +40,7 @@ def applied(*records: Any, config: Config | None = None) -> Inspector:
     return inspector
 
 
-# -- records ------------------------------------------------------------------------------------------------------------
+# -- records ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_told_span(tell: Tell) -> None:
@@ -41,9 +52,20 @@ def test_a_told_span(tell: Tell) -> None:
         tell("wake", 1),
         tell("resume", 1),
         tell("record", 1, fields={"rows": 3}),
-        tell("exit", 1, outcome="failed", error={"type": "OSError", "message": "gone"}, duration=5_000_000, polls=2, wakes=1,
-             busy=1_000_000, max_poll=900_000, scheduled=100_000, slow_polls=[[2, 1], [1, 1]]),
-    )  # fmt: skip
+        tell(
+            "exit",
+            1,
+            outcome="failed",
+            error={"type": "OSError", "message": "gone"},
+            duration=5_000_000,
+            polls=2,
+            wakes=1,
+            busy=1_000_000,
+            max_poll=900_000,
+            scheduled=100_000,
+            slow_polls=[[2, 1], [1, 1]],
+        ),
+    )
     snapshot = inspector.snapshot()
     (task,) = snapshot.tasks
     assert task.id == f"{(0x1234 << 40) + 1:016x}"
@@ -72,7 +94,9 @@ def test_forms_of_a_record(tell: Tell, wrap: Callable[[dict[str, Any]], Any]) ->
     assert applied(wrap(tell("enter"))).snapshot().names["job"].spawned == 1
 
 
-@pytest.mark.parametrize("record", [None, 7, "text", [], {}, {"event": "x"}, {"kind": "enter"}, logging.makeLogRecord({})])
+@pytest.mark.parametrize(
+    "record", [None, 7, "text", [], {}, {"event": "x"}, {"kind": "enter"}, logging.makeLogRecord({})]
+)
 def test_what_is_no_record_is_ignored(record: Any) -> None:
     """It is not even counted."""
     assert sum(applied(record).snapshot().dropped.values()) == 0
@@ -111,12 +135,23 @@ def test_malformed_tallies(tell: Tell, key: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("kind", "key", "value"),
     [
-        ("enter", "task", 7), ("enter", "thread", "x"), ("enter", "at", ["x"]), ("enter", "links", 7), ("enter", "links", "abc"),
-        ("enter", "parent_closed", "yes"), ("exit", "error", "gone"), ("exit", "slow_polls", 7), ("exit", "slow_polls", [7]),
-        ("exit", "slow_polls", [[0, 1]]), ("exit", "slow_polls", [[99, 1]]), ("exit", "slow_polls", [[1, -1]]),
-        ("exit", "slow_waits", [["a", "b"]]), ("suspend", "on", {"a": 1}), ("acquire", "resource", 7),
+        ("enter", "task", 7),
+        ("enter", "thread", "x"),
+        ("enter", "at", ["x"]),
+        ("enter", "links", 7),
+        ("enter", "links", "abc"),
+        ("enter", "parent_closed", "yes"),
+        ("exit", "error", "gone"),
+        ("exit", "slow_polls", 7),
+        ("exit", "slow_polls", [7]),
+        ("exit", "slow_polls", [[0, 1]]),
+        ("exit", "slow_polls", [[99, 1]]),
+        ("exit", "slow_polls", [[1, -1]]),
+        ("exit", "slow_waits", [["a", "b"]]),
+        ("suspend", "on", {"a": 1}),
+        ("acquire", "resource", 7),
     ],
-)  # fmt: skip
+)
 def test_optional_part_that_is_wrong_is_left_out(tell: Tell, kind: str, key: str, value: Any) -> None:
     """The rest of the record is good."""
     records = [tell("enter"), tell(kind, 2 if kind == "enter" else 1, **{key: value})]
@@ -153,7 +188,9 @@ def test_told_fields_are_cut_and_redacted(tell: Tell) -> None:
     assert task.fields["text"] == "xxxxxxxxx…"
     assert task.fields["password"] == "[redacted]"
     assert task.at == "yyyyyyyyy…"
-    assert applied(tell("enter", 2, fields=fields), config=Config(capture_fields=False)).snapshot().tasks[0].fields == {}
+    assert (
+        applied(tell("enter", 2, fields=fields), config=Config(capture_fields=False)).snapshot().tasks[0].fields == {}
+    )
 
 
 def test_exit_without_enter(tell: Tell) -> None:
@@ -231,7 +268,7 @@ def test_reader_that_starts_in_the_middle(tell: Tell) -> None:
     assert snapshot.dropped["gap"] == 1
 
 
-# -- spans of this process ----------------------------------------------------------------------------------------------
+# -- spans of this process -------------------------------------------------------------------------------------------
 
 
 def test_every_key_of_the_catalogue_is_there() -> None:
@@ -248,7 +285,14 @@ def test_snapshot_is_frozen(listen: Listen) -> None:
     inspector = listen()
     with span("a", x=1):
         snapshot = inspector.snapshot()
-    for mapping in (snapshot.names, snapshot.states, snapshot.events, snapshot.dropped, snapshot.memory, snapshot.tasks[0].fields):
+    for mapping in (
+        snapshot.names,
+        snapshot.states,
+        snapshot.events,
+        snapshot.dropped,
+        snapshot.memory,
+        snapshot.tasks[0].fields,
+    ):
         with pytest.raises(TypeError):
             mapping["x"] = 1  # type: ignore[index]
     with pytest.raises(AttributeError):
@@ -320,7 +364,10 @@ def test_max_events(listen: Listen) -> None:
         for number in range(5):
             logger.warning("line %d", number)
         snapshot = inspector.snapshot()
-    assert [event.detail for event in snapshot.tasks[0].events if event.kind == "log"] == ["WARNING line 3", "WARNING line 4"]
+    assert [event.detail for event in snapshot.tasks[0].events if event.kind == "log"] == [
+        "WARNING line 3",
+        "WARNING line 4",
+    ]
     assert snapshot.events["log"] == 5
     assert snapshot.dropped["max_events"] == 3
 
@@ -351,12 +398,12 @@ def test_max_names(listen: Listen) -> None:
 def test_a_million_names(tell: Tell, listen: Listen) -> None:
     """In memory that does not grow with them."""
     inspector = listen()
-    for number in range(50_000):
+    for number in range(3000):
         with span(f"warm-up {number}"):
             pass
     tracemalloc.start()
     try:
-        for number in range(50_000):
+        for number in range(10_000):
             with span(f"user {number}"):
                 pass
         inspector.settle()
@@ -364,21 +411,21 @@ def test_a_million_names(tell: Tell, listen: Listen) -> None:
         assert tracemalloc.get_traced_memory()[0] < 1_500_000
     finally:
         tracemalloc.stop()
-    for number in range(900_000):
+    for number in range(987_000):
         inspector._books.total_of(f"name {number}")
     snapshot = inspector.snapshot()
     assert len(snapshot.names) == 1001
     assert snapshot.dropped["max_names"] == 1_000_000 - 1000
-    assert sum(view.spawned for view in snapshot.names.values()) == 100_000
+    assert sum(view.spawned for view in snapshot.names.values()) == 13_000
 
 
 def test_nothing_grows_with_the_tasks_that_ever_lived(tell: Tell, listen: Listen) -> None:
-    """200,000 spans of this process and 30,000 told ones later, every container is within its limit."""
+    """200,000 spans of this process and 12,000 told ones later, every container is within its limit."""
     inspector = listen(Config(max_tasks=100, max_events=100))
     for _ in range(200_000):
         with span("a"):
             pass
-    for number in range(30_000):
+    for number in range(12_000):
         inspector.apply(tell("enter", number))
         inspector.apply(tell("exit", number))
         inspector.apply(tell("exit", 10**6 + number))
@@ -392,7 +439,7 @@ def test_nothing_grows_with_the_tasks_that_ever_lived(tell: Tell, listen: Listen
     assert len(places._streams) == 1
     assert len(inspector._announced.numbers.runs()) == 1
     assert inspector.snapshot().names["a"].completed == 200_000
-    assert inspector.snapshot().dropped["gap"] == 30_000
+    assert inspector.snapshot().dropped["gap"] == 12_000
 
 
 def test_many_processes(stream: Callable[..., Tell]) -> None:
@@ -419,7 +466,7 @@ def test_queues_are_worked_off_without_a_snapshot(listen: Listen, tell: Tell) ->
         assert max(len(each._begun), len(each._ended), len(each._inbox)) < 300
 
 
-# -- sampling -----------------------------------------------------------------------------------------------------------
+# -- sampling --------------------------------------------------------------------------------------------------------
 
 
 def test_sampling_thins_out_whole_traces_after_counting(listen: Listen) -> None:
@@ -479,7 +526,7 @@ def test_tracking_is_about_timelines(tell: Tell, polls: bool, wakes: bool) -> No
     assert (snapshot.events["poll"], snapshot.events["wake"]) == (2, 1)
 
 
-# -- snapshots, reset, bounds -------------------------------------------------------------------------------------------
+# -- snapshots, reset, bounds ----------------------------------------------------------------------------------------
 
 
 def test_ten_snapshots_of_a_quiet_process(listen: Listen, clock: Any, tell: Tell) -> None:
@@ -544,7 +591,9 @@ def test_states_of_driven_tasks(listen: Listen) -> None:
         pending = asyncio.create_task(asyncio.sleep(1000))
         snapshot = inspector.snapshot()
         states = [task.state for task in snapshot.tasks if task.outcome is None]
-        found.update({state: (snapshot.states[state], states.count(state)) for state in ("pending", "running", "blocked")})
+        found.update(
+            {state: (snapshot.states[state], states.count(state)) for state in ("pending", "running", "blocked")}
+        )
         for task in (blocked, pending):
             task.cancel()
 
@@ -654,7 +703,7 @@ def test_config_that_is_none(config: Any, fix: str) -> None:
         Inspector(config)
 
 
-# -- threads, finalisers, failures --------------------------------------------------------------------------------------
+# -- threads, finalisers, failures -----------------------------------------------------------------------------------
 
 
 def test_threads(listen: Listen) -> None:
@@ -686,11 +735,16 @@ def test_threads(listen: Listen) -> None:
         thread.join()
     stop.set()
     looking.join()
-    assert all(a <= b for before, after in zip(seen, seen[1:], strict=False) for a, b in zip(before, after, strict=True))
+    assert all(a <= b for before, after in pairwise(seen) for a, b in zip(before, after, strict=True))
     snapshot = inspector.snapshot()
     for name in ("outer", "inner"):
         view = snapshot.names[name]
-        assert (view.spawned, view.completed, view.live, view.durations["completed"].total) == (12_000, 12_000, 0, 12_000)
+        assert (view.spawned, view.completed, view.live, view.durations["completed"].total) == (
+            12_000,
+            12_000,
+            0,
+            12_000,
+        )
     assert snapshot.dropped["max_tasks"] == 24_000 - 10
     assert snapshot.dropped["duplicate"] == 0
 
@@ -715,7 +769,10 @@ def test_driven_tasks_seen_from_another_thread(listen: Listen) -> None:
             f"{view.name} {key}": value
             for view in inspector.snapshot(tasks=False).names.values()
             for key, value in [
-                *((field, getattr(view, field)) for field in ("spawned", "polls", "wakes", "busy", "idle", "scheduled")),
+                *(
+                    (field, getattr(view, field))
+                    for field in ("spawned", "polls", "wakes", "busy", "idle", "scheduled")
+                ),
                 *((f"poll {index}", count) for index, count in enumerate(view.poll_durations.counts)),
                 *((f"wait {index}", count) for index, count in enumerate(view.scheduled_delays.counts)),
             ]
@@ -734,7 +791,12 @@ def test_driven_tasks_seen_from_another_thread(listen: Listen) -> None:
     for before, after in zip(seen, [*seen[1:], final], strict=True):
         assert [key for key in before if before[key] > after[key]] == []
     view = inspector.snapshot().names[child.__qualname__]
-    assert (view.polls, view.wakes, view.poll_durations.total, view.scheduled_delays.total) == (20 * 301, 20 * 300, 6020, 6000)
+    assert (view.polls, view.wakes, view.poll_durations.total, view.scheduled_delays.total) == (
+        20 * 301,
+        20 * 300,
+        6020,
+        6000,
+    )
     tasks = [task for task in inspector.snapshot().tasks if task.name == child.__qualname__]
     assert view.idle == pytest.approx(sum(task.idle for task in tasks))
     assert view.busy == pytest.approx(sum(task.busy for task in tasks))

@@ -51,14 +51,26 @@ def streams(draw: st.DrawFn, *, complete: bool = False) -> list[dict[str, Any]]:
         seqs[process] += 1
         t = 1_000_000 * (t + 1)
         record: dict[str, Any] = {
-            "v": 1, "kind": kind, "id": f"{(process + 5 << 40) + number:016x}", "t": t, "wall": t + 1_700_000_000_000_000_000,
-            "pid": 100 + process % 2, "seq": seqs[process], "name": name,
-        }  # fmt: skip
+            "v": 1,
+            "kind": kind,
+            "id": f"{(process + 5 << 40) + number:016x}",
+            "t": t,
+            "wall": t + 1_700_000_000_000_000_000,
+            "pid": 100 + process % 2,
+            "seq": seqs[process],
+            "name": name,
+        }
         if kind in ("spawn", "enter", "record"):
             record["fields"] = {"last": t, f"of_{kind}": t}
         if kind == "exit":
             polls, wakes = 1 + kinds.count("resume"), kinds.count("wake")
-            record |= {"outcome": outcome, "duration": 700_000 * number, "polls": polls, "wakes": wakes, "self_wakes": 0}
+            record |= {
+                "outcome": outcome,
+                "duration": 700_000 * number,
+                "polls": polls,
+                "wakes": wakes,
+                "self_wakes": 0,
+            }
             record |= {"busy": 1000 * polls, "max_poll": 1000, "scheduled": 10 * wakes}
             record |= {"slow_polls": [[2, 1]]} if polls > 2 else {}
         records.append(record)
@@ -104,7 +116,12 @@ def counters(snapshot: Snapshot) -> dict[str, float]:
     for view in snapshot.names.values():
         for field in ("spawned", "completed", "failed", "cancelled", "polls", "wakes", "busy", "idle", "scheduled"):
             found[f"{view.name} {field}"] = getattr(view, field)
-        histograms = {**view.durations, "polls": view.poll_counts, "poll": view.poll_durations, "wait": view.scheduled_delays}
+        histograms = {
+            **view.durations,
+            "polls": view.poll_counts,
+            "poll": view.poll_durations,
+            "wait": view.scheduled_delays,
+        }
         for key, histogram in histograms.items():
             found |= {f"{view.name} {key} {index}": count for index, count in enumerate(histogram.counts)}
             found[f"{view.name} {key} sum"] = histogram.sum
@@ -168,17 +185,47 @@ def test_tallies_close_the_books(records: list[dict[str, Any]]) -> None:
     assert short.states == full.states
 
 
+scraps = st.sampled_from([None, True, 0, -1, 3, 1.5, float("nan"), float("inf"), 10**400, "", "x", "enter", b"x"])
 junk = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just(10**400) | st.binary(max_size=4),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8) | st.integers(), inner, max_size=4),
-    max_leaves=8,
+    scraps | st.integers() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4) | st.integers(), inner, max_size=3),
+    max_leaves=4,
 )
-KEYS = ("v", "kind", "id", "trace", "parent", "name", "t", "wall", "pid", "seq", "task", "thread", "fields", "outcome",
-        "error", "duration", "polls", "busy", "scheduled", "max_poll", "wakes", "self_wakes", "slow_polls", "slow_waits",
-        "on", "at", "resource", "holders", "links", "parent_closed")  # fmt: skip
+KEYS = [
+    "v",
+    "kind",
+    "id",
+    "trace",
+    "parent",
+    "name",
+    "t",
+    "wall",
+    "pid",
+    "seq",
+    "task",
+    "thread",
+    "fields",
+    "outcome",
+    "error",
+    "duration",
+    "polls",
+    "busy",
+    "scheduled",
+    "max_poll",
+    "wakes",
+    "self_wakes",
+    "slow_polls",
+    "slow_waits",
+    "on",
+    "at",
+    "resource",
+    "holders",
+    "links",
+    "parent_closed",
+]
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(streams(), st.data())
 def test_any_key_may_hold_anything(records: list[dict[str, Any]], data: st.DataObject) -> None:
     """A record that was tampered with raises nothing, then or in a snapshot, and the others are counted."""
@@ -262,7 +309,9 @@ def plain_work() -> None:
 
 
 @pytest.mark.parametrize("level", [logging.WARNING, TRACE])
-@pytest.mark.parametrize("work", [plain_work, lambda: asyncio.run(service()), lambda: run(service())], ids=["sync", "async", "driven"])
+@pytest.mark.parametrize(
+    "work", [plain_work, lambda: asyncio.run(service()), lambda: run(service())], ids=["sync", "async", "driven"]
+)
 def test_told_is_as_good_as_seen(listen: Callable[..., Inspector], level: int, work: Callable[[], None]) -> None:
     """An inspector that was told by records ends with what the one has that saw the spans."""
     logging.getLogger("asyncinspect").setLevel(level)

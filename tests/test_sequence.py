@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +28,7 @@ def test_runs_are_apart(numbers: list[int]) -> None:
         seen.add(number)
     runs = seen.runs()
     assert {n for low, high in runs for n in range(low, high + 1)} == set(numbers)
-    assert all(before[1] + 1 < after[0] for before, after in zip(runs, runs[1:], strict=False))
+    assert all(before[1] + 1 < after[0] for before, after in pairwise(runs))
 
 
 def test_shuffled_numbers_end_in_one_run() -> None:

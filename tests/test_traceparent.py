@@ -59,7 +59,9 @@ def test_reads_headers(parent: Any) -> None:
     assert parse_parent(parent) == FOUND
 
 
-@pytest.mark.parametrize("parent", [{}, {"traceparent": 7}, {1: HEADER}, {"traceparent": [HEADER, HEADER]}, b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "parent", [{}, {"traceparent": 7}, {1: HEADER}, {"traceparent": [HEADER, HEADER]}, b"\xff\xfe"]
+)
 def test_headers_without_a_usable_parent(parent: Any) -> None:
     """Nothing is guessed."""
     assert parse_parent(parent) is None

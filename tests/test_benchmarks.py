@@ -1,0 +1,175 @@
+"""The benchmarks run, and what they make of their figures is right. Nothing here depends on how long anything takes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Import a module of the benchmarks, which are scripts beside each other and no package."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    before = set(sys.modules)
+
+    def load(name: str) -> ModuleType:
+        return __import__(name)
+
+    yield load
+    for name in set(sys.modules) - before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "").parent == BENCHMARKS:
+            del sys.modules[name]
+
+
+def test_ratios_are_medians_of_rounds(load: Any) -> None:
+    """A ratio is taken within a round, so a round that was slow for all does not count for more."""
+    ratios = load("measure").ratios
+    times = {"floor": [1.0, 100.0, 1.0], "twice": [2.0, 200.0, 2.5], "same": [1.0, 100.0, 1.0]}
+    assert ratios(times, "floor") == {"twice": 2.0, "same": 1.0}
+    assert ratios(times, "twice")["same"] == 0.5
+
+
+def test_interleaved_takes_turns(load: Any) -> None:
+    """Each round runs every candidate once, as often as its name says, and warm-up rounds are not kept."""
+    measure = load("measure")
+    calls: list[tuple[str, int]] = []
+    scale = measure.QUICK._replace(rounds=3, loops=100)
+    times = measure.interleaved(
+        {"a": lambda loops: calls.append(("a", loops)), "b/4": lambda loops: calls.append(("b", loops))}, scale
+    )
+    assert calls == [("a", 100), ("b", 25)] * 5
+    assert {name: len(taken) for name, taken in times.items()} == {"a": 3, "b": 3}
+
+
+def test_interleaved_async_takes_turns(load: Any) -> None:
+    """The same for coroutine functions."""
+    measure = load("measure")
+    calls: list[int] = []
+
+    async def candidate(loops: int) -> None:
+        calls.append(loops)
+
+    times = asyncio.run(measure.interleaved_async({"a/1000": candidate}, measure.QUICK))
+    assert calls == [1] * (measure.QUICK.rounds + 2)
+    assert len(times["a"]) == measure.QUICK.rounds
+
+
+def a_run(version: str, **figures: float) -> dict[str, Any]:
+    return {
+        "python": f"{version}.1",
+        "build": f"CPython {version}.1",
+        "machine": "2 CPUs",
+        "figures": figures,
+        "missing": {"eliot": "No module named 'eliot'"},
+    }
+
+
+def test_verdicts(load: Any) -> None:
+    """Met, missed, missed on one version, not measured; a goal for one version looks at that one only."""
+    report = load("report")
+    rows = {row.figure: row for row in report.ROWS}
+    runs = [
+        a_run("3.11", span=4.0, task=1.7, **{"span.log": 0.9}),
+        a_run("3.13", span=4.01, task=1.9, **{"span.log": 1.1}),
+    ]
+    assert report.verdict(rows["span"], runs) == "**missed** on 3.13"
+    assert report.verdict(rows["task"], runs) == "**missed**"
+    assert report.verdict(rows["span.log"], runs) == "met"
+    assert report.verdict(rows["memory"], runs) == "not measured"
+    assert report.verdict(rows["span.nested"], runs) == ""
+
+
+def test_markdown(load: Any) -> None:
+    """Versions stand in order, figures with their unit and goal, peers and what was left out below."""
+    report = load("report")
+    runs = [a_run("3.13", span=4.01, otel=30.123, memory=655.4), a_run("3.11", span=3.5)]
+    page = report.markdown(runs)
+    assert "| what | goal | 3.11 | 3.13 | | peers (3.11 / 3.13) |" in page
+    assert "| ≤ 4 F | 3.50 F | 4.01 F | **missed** on 3.13 | OpenTelemetry SDK – / 30.1 F |" in page
+    assert "| – | 655 B | met |" in page
+    assert "- eliot (3.11): No module named 'eliot'" in page
+    assert len({line.count("|") for line in page.splitlines() if line.startswith("|")}) == 1
+
+
+def test_every_row_is_measured_by_some_group(load: Any) -> None:
+    """No row of the table asks for a figure under a name that nothing gives."""
+    report = load("report")
+    sources = "".join(path.read_text("utf-8") for path in BENCHMARKS.glob("bench_*.py"))
+    for row in report.ROWS:
+        for _, figure in (("", row.figure), *row.peers):
+            last = figure.rpartition(".")[2]
+            assert any(f'"{name}' in sources or f".{name}" in sources for name in (figure, last)), figure
+
+
+@pytest.mark.parametrize("group", ["spans", "unheard", "structlog", "tasks", "steps", "gc", "memory", "pages", "live"])
+def test_group_runs(group: str, load: Any) -> None:
+    """Each group of ours gives figures, all of them numbers, and leaves no handler behind."""
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "run.py", "--quick", "--group", group], capture_output=True, text=True, check=True
+    )
+    figures = json.loads(done.stdout.strip().rpartition("\n")[2])["figures"]
+    assert figures
+    assert all(isinstance(value, float) for value in figures.values())
+    assert done.stderr == ""
+
+
+def test_run_keeps_and_merges(tmp_path: Path) -> None:
+    """`--out` keeps the figures next to the table, and a part measured later takes its place among them."""
+    out = tmp_path / "RESULTS.md"
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    (tmp_path / "results-2.7.json").write_text(json.dumps(a_run("2.7", span=99.5)))
+    for only in ("unheard", "memory"):
+        subprocess.run(
+            [sys.executable, BENCHMARKS / "run.py", "--quick", "--only", only, "--out", out],
+            check=True,
+            capture_output=True,
+        )
+    kept = json.loads((tmp_path / f"results-{version}.json").read_text())
+    assert {"span.unheard", "memory"} <= kept["figures"].keys()
+    page = out.read_text("utf-8")
+    assert f"| what | goal | 2.7 | {version} | |" in page
+    assert "99.5 F" in page
+
+
+def test_unknown_group_is_refused() -> None:
+    """A group that does not exist is an error that lists those that do."""
+    done = subprocess.run([sys.executable, BENCHMARKS / "run.py", "--only", "nonsense"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "unknown groups: nonsense; there are: spans, unheard" in done.stderr
+
+
+def test_transparency_compares_test_by_test(load: Any) -> None:
+    """A test that ran one way only differs; one that failed both ways now and then is unsteady, not different."""
+    transparency = load("transparency")
+    plain = {"same": "passed", "changed": "passed", "gone": "passed"}
+    assert transparency.differing(plain, {"same": "passed", "changed": "failed"}) == ["changed", "gone"]
+    assert transparency.is_different({"plain": ["passed"] * 3, "install": ["failed"] * 3})
+    assert not transparency.is_different({"plain": ["passed", "failed"], "install": ["failed", "failed"]})
+
+
+def test_transparency_table(load: Any) -> None:
+    """Counts both ways, differences and unsteady tests each under their own heading."""
+    transparency = load("transparency")
+    suite = {
+        "version": "1.0",
+        "counts": {"plain": {"passed": 1200}, "install": {"passed": 1198, "failed": 2}},
+        "spans": 7,
+        "again": {
+            "test_a": {"plain": ["passed"] * 3, "install": ["failed"] * 3},
+            "test_b": {"plain": ["passed"] * 3, "install": ["passed"] * 3},
+        },
+    }
+    page = transparency.markdown([{"python": "3.13.0", "suites": {"peer": suite}}])
+    assert "| 3.13.0 | peer 1.0 | as it is | 1,200 | 0 | 0 | 0 | 0 | 0 |" in page
+    assert page.index("## Differences") < page.index("`test_a`") < page.index("## Unsteady") < page.index("`test_b`")
+    suite["again"] = {}
+    assert "None: every test" in transparency.markdown([{"python": "3.13.0", "suites": {"peer": suite}}])
