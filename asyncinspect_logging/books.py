@@ -18,6 +18,8 @@ __all__ = ["Books"]
 
 
 class Books:
+    """`config`: the limits. `bounds`: of the histograms of durations, in seconds."""
+
     def __init__(self, config: Config, bounds: tuple[float, ...] = DURATION_BOUNDS) -> None:
         self.config = config
         self.live: dict[int, Span | ToldSpan] = {}

@@ -191,7 +191,13 @@ class DrivenSpan(Span):
                 pending.pop(self.number, None)
                 if not self.entered_at:
                     self.entered_at = self.part_from = self._spawned_at
-                self._end_somehow(audience, error)
+                self.exited_at = self.part_from
+                self._unlink()
+                if open_of.get(self._key) is self:
+                    del open_of[self._key]
+                self.error = {"type": type(error).__qualname__, "message": ""}
+                self.outcome = "failed" if error is not None else "completed"
+                audience.ended(self)
             if not isinstance(trouble, Exception):
                 raise
         finally:

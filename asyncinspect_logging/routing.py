@@ -297,7 +297,9 @@ class Route:
                         steps.append(handler)
         # With ordinary handlers the level of each counts too, and on a disabled logger whether it still is: to watch
         # all that would cost as much as to look again.
-        self._handlers = None if ordinary or own.disabled else list(own.handlers)
+        # The first is set last: with an exception on the way, out of stack perhaps, this is asked again.
+        self._handlers = None
+        handlers = None if ordinary or own.disabled else list(own.handlers)
         self._root = loggers[-1]
         self._root_handlers = list(loggers[-1].handlers)
         self._filters = filters.pop() if filters else []
@@ -317,6 +319,7 @@ class Route:
             steps = [_Filtered(own, handler) for handler in steps]
         if not listeners and not receivers:
             self._whose = None
+            self._handlers = handlers
             return None
         policy = policies[0] if policies else DEFAULT_POLICY
         for other in policies[1:]:
@@ -329,6 +332,7 @@ class Route:
             policy,
             own.name,
         )
+        self._handlers = handlers
         return self._whose
 
 

@@ -58,8 +58,8 @@ class TaskView(NamedTuple):
 
     `age` runs from enter (or spawn) to the snapshot, `duration` from enter to exit (None while live).
     `busy + idle` is the task's time: busy while it held the loop, idle while it did not; `scheduled` is the part of
-    idle between being woken and being polled. Where nobody saw the steps (no driver), `polls` is 1 and busy is 0 in
-    a task, or the whole duration outside any task.
+    idle between being woken and being polled. Where nobody saw the steps (no driver), `polls` is 1 and all of them
+    are 0.
     """
 
     id: str

@@ -48,6 +48,9 @@ else:
     _current_task = asyncio.tasks._current_tasks.get  # type: ignore[attr-defined]
 
 
+_NO_ROOM: Final = (RecursionError, MemoryError)
+
+
 class _Inherit:
     """The parent is the span that is current."""
 
@@ -206,6 +209,7 @@ class Span:
             # Interrupted, out of stack, or something of the application's that was asked has raised. Plain statements,
             # since there may be no stack for a call.
             begun = self.number > 0 and open_of.get(self._key) is self
+            current.set(around)
             if not isinstance(trouble, Exception):
                 if begun:
                     self._token = current.set(self)
@@ -217,7 +221,7 @@ class Span:
                 self.outcome = "unheard"
                 self._below = around
             self._token = current.set(self)
-            if not isinstance(trouble, RecursionError | MemoryError):
+            if trouble.__class__ not in _NO_ROOM:
                 warn_once("enter", type(trouble).__qualname__, "span %r is not heard: %r", self.name, trouble)
             return self
 
@@ -266,11 +270,9 @@ class Span:
                     self.outcome = "completed" if exc is None else "cancelled" if cancelled else "failed"
                     audience.ended(self)
                 if not isinstance(trouble, Exception):
-                    token = self._token
-                    self._token = None
-                    current.reset(token)
+                    self._leave()
                     raise
-                if not isinstance(trouble, RecursionError | MemoryError):
+                if trouble.__class__ not in _NO_ROOM:
                     warn_once(
                         "exit", type(trouble).__qualname__, "the end of span %r is half told: %r", self.name, trouble
                     )

@@ -185,7 +185,8 @@ class NameTotals:
         out.
         """
         fast = polls = tally.polls
-        busy = tally.busy
+        # A clock that was set back makes it negative.
+        busy = max(0, tally.busy)
         self.polls += polls
         self.busy += busy
         if duration > busy:
@@ -199,7 +200,7 @@ class NameTotals:
         if wakes:
             self.wakes += wakes
             self.self_wakes += tally.self_wakes
-            self.scheduled += tally.scheduled
+            self.scheduled += max(0, tally.scheduled)
             slow = tally.slow_waits
             if slow:
                 self.slow_waits += slow

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from freezegun import freeze_time
 
-from asyncinspect_logging import Inspector, clock, errors, span
+from asyncinspect_logging import Inspector, clock, errors, run, span
 
 
 def test_wall_time_is_one_anchor_plus_monotonic_time() -> None:
@@ -58,6 +60,28 @@ def test_a_clock_that_goes_backwards(listen: Callable[..., Inspector], clock: An
     snapshot = inspector.snapshot()
     assert snapshot.tasks[0].duration == 0
     assert snapshot.names["back"].durations["completed"].sum == 0
+
+
+def test_a_clock_that_goes_backwards_in_a_driven_task(listen: Callable[..., Inspector], clock: Any) -> None:
+    """No time of a step gets below zero, and no counter falls."""
+    inspector = listen(clock=clock)
+    seen = []
+
+    async def main() -> None:
+        for seconds in (1, -5, 2, -1):
+            clock.t += seconds * 1_000_000_000
+            await asyncio.sleep(0)
+            clock.t += seconds * 1_000_000_000
+            seen.append(inspector.snapshot().names[main.__qualname__])
+
+    run(main())
+    snapshot = inspector.snapshot()
+    seen.append(snapshot.names[main.__qualname__])
+    times = [(view.busy, view.idle, view.scheduled) for view in seen]
+    assert min(min(each) for each in times) >= 0
+    assert all(a <= b for before, after in pairwise(times) for a, b in zip(before, after, strict=True))
+    task = next(task for task in snapshot.tasks if task.name == main.__qualname__)
+    assert min(task.age, task.busy, task.idle, task.scheduled, task.max_poll, task.duration or 0) >= 0
 
 
 def test_what_is_no_clock_is_refused() -> None:
