@@ -122,6 +122,9 @@ class DrivenSpan(Span):
             self.fields = audience.policy.apply(self.fields)
         pending[number] = self
         audience.begun(self)
+        if not number % 61:
+            # Tasks may be made by the thousand before the first one ends.
+            audience.settle()
         if audience.receivers:
             self._introduce(audience, "spawn")
 
@@ -180,7 +183,7 @@ class DrivenSpan(Span):
                 del open_of[self._key]
                 self.outcome = "completed"
                 audience.ended(self)
-                if not self.number & 63:
+                if not self.number % 61:
                     audience.settle()
             else:
                 self.part_from = t

@@ -45,7 +45,7 @@ class AsyncInspectHandler(logging.Handler):
     def __init__(self, inspector: Inspector | None = None, level: int | str = logging.NOTSET) -> None:
         if inspector is not None and not isinstance(inspector, Inspector):
             raise TypeError(f"inspector={inspector!r} is not an Inspector; write AsyncInspectHandler(Inspector(…))")
-        # Whatever may fail comes first: logging keeps a list of all handlers, half-made ones too, to close them at exit.
+        # Whatever may fail comes first: logging lists all handlers, half-made ones too, to close them at exit.
         self.inspector = Inspector.default() if inspector is None else inspector
         super().__init__(level)
         self.field_policy = self.inspector.field_policy

@@ -92,7 +92,7 @@ class Inspector:
                 Inspector._default = cls(Config.from_env())
             return Inspector._default
 
-    # -- in -----------------------------------------------------------------------------------------------------------
+    # -- in ----------------------------------------------------------------------------------------------------------
 
     def listener(self) -> Listener:
         """How spans of this process are announced here."""
@@ -187,7 +187,7 @@ class Inspector:
         if failure is not None:
             warn_once("inspector", type(failure).__qualname__, "a span could not be counted: %r", failure)
 
-    # -- out ----------------------------------------------------------------------------------------------------------
+    # -- out ---------------------------------------------------------------------------------------------------------
 
     def snapshot(self, *, tasks: bool = True) -> Snapshot:
         """Everything as of now. Without `tasks`, `.tasks` is empty, and the cost is the same however many there are."""
@@ -203,7 +203,7 @@ class Inspector:
         self._confess()
         return snapshot
 
-    # -- settings -----------------------------------------------------------------------------------------------------
+    # -- settings ----------------------------------------------------------------------------------------------------
 
     def add_duration_bounds(self, bounds: Sequence[float]) -> None:
         """Count task durations at these bounds (seconds) too, from now on; what was counted before stays in the

@@ -29,7 +29,7 @@ pending: Final[dict[int, Span]] = {}
 
 
 def pending_numbers() -> list[int]:
-    return list(pending)
+    return list(pending) if pending else []
 
 
 def open_spans() -> Iterator[Span]:

@@ -246,7 +246,7 @@ class Span:
                         open_of[key] = below
                     self.outcome = "completed"
                     audience.ended(self)
-                    if not self.number & 63:
+                    if not self.number % 61:
                         audience.settle()
                 else:
                     self._end(audience, t, exc)
@@ -312,7 +312,7 @@ class Span:
         audience.ended(self)
         if audience.receivers:
             audience.receive(SpanRecord(self, "exit", self.exited_at, audience.logger_name))
-        if not self.number & 63:
+        if not self.number % 61:
             audience.settle()
 
     # -- the rest ---------------------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ def _audience(given: Any) -> Audience | None:
     return plan.quiet
 
 
-# -- from what was given as `logger=` to a bound logger ----------------------------------------------------------------
+# -- from what was given as `logger=` to a bound logger --------------------------------------------------------------
 
 #: What a lazy proxy was made into last and the configuration that it was made with, by the proxy's id.
 _made: dict[int, tuple[weakref.ref[Any], dict[str, Any], Any]] = {}
@@ -113,7 +113,7 @@ def _bind(given: Any) -> Any:
     return eval("bind()", {"__name__": frame.f_globals.get("__name__"), "bind": given.bind})
 
 
-# -- what a chain makes of spans ---------------------------------------------------------------------------------------
+# -- what a chain makes of spans -------------------------------------------------------------------------------------
 
 
 class _Plan:
@@ -238,7 +238,7 @@ def _inside(handler: logging.Handler) -> logging.Handler:
     return getattr(handler, "_handler", handler)
 
 
-# -- who receives records ----------------------------------------------------------------------------------------------
+# -- who receives records --------------------------------------------------------------------------------------------
 
 
 class _Receiver(logging.Handler):
@@ -367,7 +367,7 @@ def _event_of(record: logging.LogRecord, listeners: tuple[Listener, ...]) -> tup
     return record.getMessage(), {**ids, **extra}
 
 
-# -- listeners for tests -----------------------------------------------------------------------------------------------
+# -- listeners for tests ---------------------------------------------------------------------------------------------
 
 _taps: tuple[logging.Handler, ...] = ()
 

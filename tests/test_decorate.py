@@ -35,7 +35,7 @@ def frames_of(error: BaseException) -> list[str]:
     return [frame.name for frame in traceback.extract_tb(error.__traceback__)]
 
 
-# -- functions ---------------------------------------------------------------------------------------------------------
+# -- functions -------------------------------------------------------------------------------------------------------
 
 
 def test_function(spans: CapturedSpans) -> None:
@@ -153,7 +153,7 @@ def test_wrong_arguments(spans: CapturedSpans) -> None:
     spans.assert_failed("job", times=1)
 
 
-# -- methods, classes and other callables ------------------------------------------------------------------------------
+# -- methods, classes and other callables ----------------------------------------------------------------------------
 
 
 def test_methods(spans: CapturedSpans) -> None:
@@ -274,7 +274,7 @@ def test_name_left_out() -> None:
             pass
 
 
-# -- generators --------------------------------------------------------------------------------------------------------
+# -- generators ------------------------------------------------------------------------------------------------------
 
 
 @span("gen")
@@ -447,7 +447,7 @@ def test_context_manager_from_a_generator(spans: CapturedSpans) -> None:
     spans.assert_failed("gen", times=1)
 
 
-# -- async generators --------------------------------------------------------------------------------------------------
+# -- async generators ------------------------------------------------------------------------------------------------
 
 
 @span("agen")

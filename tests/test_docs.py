@@ -149,7 +149,7 @@ def test_there_are_examples_of_each_kind() -> None:
     assert all(block.language for block in BLOCKS)
 
 
-# -- links -------------------------------------------------------------------------------------------------------------
+# -- links -----------------------------------------------------------------------------------------------------------
 
 
 def slugs_of(page: Path) -> set[str]:
@@ -180,7 +180,7 @@ def test_every_page_is_listed() -> None:
     assert set(re.findall(r"\]\(docs/([\w-]+\.md)\)", (ROOT / "README.md").read_text("utf-8"))) == pages
 
 
-# -- tables against code -----------------------------------------------------------------------------------------------
+# -- tables against code ---------------------------------------------------------------------------------------------
 
 
 def table(page: str, first: str) -> list[list[str]]:

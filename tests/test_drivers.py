@@ -508,7 +508,10 @@ def test_instrumented_partial_and_callable(listen):
         assert await instrument(Call().__call__)(2) == 2
 
     asyncio.run(main())
-    assert set(inspector.snapshot().names) == {"plain_of", "test_instrumented_partial_and_callable.<locals>.Call.__call__"}
+    assert set(inspector.snapshot().names) == {
+        "plain_of",
+        "test_instrumented_partial_and_callable.<locals>.Call.__call__",
+    }
 
 
 async def plain_of(x):

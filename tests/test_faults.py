@@ -15,7 +15,17 @@ import tracemalloc
 
 import pytest
 
-from asyncinspect_logging import AsyncInspectHandler, Config, Inspector, annotate, current_span, diagnostics, instrument, run, span
+from asyncinspect_logging import (
+    AsyncInspectHandler,
+    Config,
+    Inspector,
+    annotate,
+    current_span,
+    diagnostics,
+    instrument,
+    run,
+    span,
+)
 from asyncinspect_logging.exporters.prometheus import PrometheusExporter
 from asyncinspect_logging.opened import open_of
 from asyncinspect_logging.spans import current
@@ -58,9 +68,7 @@ def heard(request, listen):
 
 
 def counts(inspector):
-    return {
-        name: (v.spawned, v.completed, v.failed, v.cancelled) for name, v in inspector.snapshot().names.items()
-    }
+    return {name: (v.spawned, v.completed, v.failed, v.cancelled) for name, v in inspector.snapshot().names.items()}
 
 
 def view(inspector, name):
@@ -68,7 +76,7 @@ def view(inspector, name):
     return found
 
 
-# -- records -----------------------------------------------------------------------------------------------------------
+# -- records ---------------------------------------------------------------------------------------------------------
 
 
 class Raising(collections.abc.Mapping):
@@ -103,8 +111,8 @@ def show(change):
 @pytest.mark.parametrize(
     "change",
     [
-        {"v": 2}, {"v": None}, {"v": "1"}, {"kind": "explode"}, {"kind": None}, {"kind": ["enter"]}, {"kind": Hostile()},
-        {"id": "xyz"}, {"id": "0" * 16}, {"id": 7}, {"id": None}, {"id": "A" * 17}, {"id": " " * 15 + "1"},
+        {"v": 2}, {"v": None}, {"v": "1"}, {"kind": "explode"}, {"kind": None}, {"kind": ["enter"]},
+        {"kind": Hostile()}, {"id": "xyz"}, {"id": "0" * 16}, {"id": 7}, {"id": None}, {"id": "A" * 17}, {"id": " " * 15 + "1"},
         {"t": None}, {"t": "now"}, {"t": -1}, {"t": 1.5}, {"t": True}, {"t": 1 << 70}, {"t": float("nan")},
         {"wall": None}, {"pid": -1}, {"pid": "1"}, {"seq": None}, {"seq": 1 << 80},
         {"name": None}, {"name": 7}, {"name": b"job"}, {"name": Hostile()},
@@ -126,7 +134,14 @@ def test_malformed_record(tell, change):
 
 @pytest.mark.parametrize(
     "change",
-    [{"outcome": "exploded"}, {"outcome": None}, {"outcome": Hostile()}, {"polls": -1}, {"busy": "x"}, {"duration": 1.5}],
+    [
+        {"outcome": "exploded"},
+        {"outcome": None},
+        {"outcome": Hostile()},
+        {"polls": -1},
+        {"busy": "x"},
+        {"duration": 1.5},
+    ],
     ids=show,
 )
 def test_malformed_exit(tell, change):
@@ -140,7 +155,20 @@ def test_malformed_exit(tell, change):
 
 @pytest.mark.parametrize(
     "record",
-    [None, 7, "text", b"", [], (), {}, {"asyncinspect": None}, {"v": 1}, object(), Hostile(), logging.makeLogRecord({})],
+    [
+        None,
+        7,
+        "text",
+        b"",
+        [],
+        (),
+        {},
+        {"asyncinspect": None},
+        {"v": 1},
+        object(),
+        Hostile(),
+        logging.makeLogRecord({}),
+    ],
     ids=lambda value: type(value).__name__,
 )
 def test_what_is_no_lifecycle_record(record):
@@ -175,7 +203,7 @@ def test_half_a_stream(tell):
     assert (snapshot.dropped["gap"], snapshot.dropped["duplicate"]) == (1, 4)
 
 
-# -- handlers, filters and clocks ----------------------------------------------------------------------------------------
+# -- handlers, filters and clocks ------------------------------------------------------------------------------------
 
 
 def test_handler_that_raises_base_exception(listen):
@@ -402,7 +430,7 @@ def test_deep_recursion(heard, monkeypatch):
         with span("dive"):
             return dive(n + 1)
 
-    with pytest.raises(RecursionError) as caught:
+    with pytest.raises(RecursionError):
         dive(0)
     found = heard.snapshot().names["dive"]
     assert found.live == 0
@@ -434,7 +462,7 @@ def test_deep_recursion_of_coroutines(listen):
     assert all(v.live == 0 for v in inspector.snapshot().names.values())
 
 
-# -- fields, names and texts ---------------------------------------------------------------------------------------------
+# -- fields, names and texts -----------------------------------------------------------------------------------------
 
 
 class Slow:
@@ -602,7 +630,7 @@ def test_many_warnings_are_bounded(listen):
     assert len(diagnostics._told) <= 1000
 
 
-# -- finalisers, signals, threads and forks ------------------------------------------------------------------------------
+# -- finalisers, signals, threads and forks --------------------------------------------------------------------------
 
 
 def test_finaliser_that_enters_a_span(heard):
@@ -778,7 +806,7 @@ def test_interrupted_run(listen):
     assert view(inspector, "other").outcome == "cancelled"
 
 
-# -- careless use --------------------------------------------------------------------------------------------------------
+# -- careless use ----------------------------------------------------------------------------------------------------
 
 
 def test_parent_mapping_that_raises(heard):

@@ -104,7 +104,7 @@ def counts(inspector: Inspector) -> tuple[int, int, int]:
     return sum(n.spawned for n in names), sum(n.finished for n in names), sum(snapshot.dropped.values())
 
 
-# -- ways to be configured ---------------------------------------------------------------------------------------------
+# -- ways to be configured -------------------------------------------------------------------------------------------
 
 
 def test_dict_config_without_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +218,7 @@ def test_closed_handler_that_stays_on_its_logger(inspector: Inspector) -> None:
     assert logs_of(inspector) == ["INFO one", "INFO two"]
 
 
-# -- levels ------------------------------------------------------------------------------------------------------------
+# -- levels ----------------------------------------------------------------------------------------------------------
 
 
 def test_console_stays_quiet_at_info(inspector: Inspector, attach: Attach) -> None:
@@ -302,7 +302,7 @@ def test_handler_added_inside_a_span(inspector: Inspector, attach: Attach) -> No
     assert counts(inspector) == (1, 1, 0)
 
 
-# -- filters and faults ------------------------------------------------------------------------------------------------
+# -- filters and faults ----------------------------------------------------------------------------------------------
 
 
 class Decide(logging.Filter):
@@ -469,7 +469,7 @@ def test_subclass_with_its_own_emit_sees_records(inspector: Inspector, attach: A
     assert inspector.snapshot().tasks[0].fields == {"x": 1}
 
 
-# -- ordinary records --------------------------------------------------------------------------------------------------
+# -- ordinary records ------------------------------------------------------------------------------------------------
 
 
 def test_annotations(inspector: Inspector, attach: Attach) -> None:
@@ -671,7 +671,7 @@ def test_our_own_logger_is_no_annotation(inspector: Inspector, attach: Attach) -
     assert logs_of(inspector) == []
 
 
-# -- queues ------------------------------------------------------------------------------------------------------------
+# -- queues ----------------------------------------------------------------------------------------------------------
 
 
 def drain(handler: logging.handlers.QueueHandler, target: logging.Handler) -> None:
@@ -788,7 +788,7 @@ def test_dict_config_queue_listener(inspector: Inspector, all_accept: bool) -> N
     assert counts(inspector) == ((1, 1, 0) if all_accept else (0, 0, 0))
 
 
-# -- other formats -----------------------------------------------------------------------------------------------------
+# -- other formats ---------------------------------------------------------------------------------------------------
 
 
 def test_json_lines_carry_the_ids(inspector: Inspector, attach: Attach) -> None:

@@ -102,7 +102,7 @@ def logs_of(inspector: Inspector) -> list[str]:
     return [event.detail for task in inspector.snapshot().tasks for event in task.events if event.kind == "log"]
 
 
-# -- events in the chain -----------------------------------------------------------------------------------------------
+# -- events in the chain ---------------------------------------------------------------------------------------------
 
 
 def test_ids_and_annotations(inspector: Inspector) -> None:
@@ -227,7 +227,7 @@ def test_two_inspectors_in_one_chain(inspector: Inspector) -> None:
         assert logs_of(each) == ["INFO inside"]
 
 
-# -- spans with a structlog logger -------------------------------------------------------------------------------------
+# -- spans with a structlog logger -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("level", [DEBUG, INFO, logging.CRITICAL])
@@ -514,7 +514,7 @@ async def _run(awaitable: Any) -> Any:
     return await awaitable
 
 
-# -- structlog on top of stdlib logging --------------------------------------------------------------------------------
+# -- structlog on top of stdlib logging ------------------------------------------------------------------------------
 
 
 def stdlib_handler(form: logging.Formatter, name: str = "app") -> io.StringIO:
@@ -829,7 +829,7 @@ def test_logger_adapter(inspector: Inspector) -> None:
     assert counts(inspector) == (2, 2, 0)
 
 
-# -- the rest ----------------------------------------------------------------------------------------------------------
+# -- the rest --------------------------------------------------------------------------------------------------------
 
 
 def test_told_payload_is_plain_when_it_leaves(inspector: Inspector) -> None:

@@ -247,7 +247,7 @@ def test_anything_may_be_applied(record: Any) -> None:
     assert not inspector.snapshot().names
 
 
-# -- live spans, against the same spans told by records ---------------------------------------------------------------
+# -- live spans, against the same spans told by records --------------------------------------------------------------
 
 
 class Teller(logging.Handler):

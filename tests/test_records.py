@@ -76,7 +76,7 @@ def copied(how: str, record: logging.LogRecord) -> logging.LogRecord:
     return logging.makeLogRecord(vars(record))
 
 
-# -- payloads, key by key ----------------------------------------------------------------------------------------------
+# -- payloads, key by key --------------------------------------------------------------------------------------------
 
 
 def test_enter_of_a_root(logger: logging.Logger, keeper: Keeper) -> None:
@@ -268,7 +268,7 @@ def test_levels(logger: logging.Logger, keeper: Keeper) -> None:
         assert record.levelname in ("DEBUG", "TRACE")
 
 
-# -- a real LogRecord --------------------------------------------------------------------------------------------------
+# -- a real LogRecord ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

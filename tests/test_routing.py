@@ -318,7 +318,7 @@ def test_handler_whose_handle_error_raises():
         def emit(self, record):
             raise OSError
 
-        def handleError(self, record):  # noqa: N802 - logging's name
+        def handleError(self, record):
             raise RuntimeError
 
     ROOT.handlers = [Broken(accepts=True)]

@@ -17,7 +17,16 @@ import traceback
 
 import pytest
 
-from asyncinspect_logging import AsyncInspectHandler, Config, Inspector, annotate, current_span, diagnostics, span, spans
+from asyncinspect_logging import (
+    AsyncInspectHandler,
+    Config,
+    Inspector,
+    annotate,
+    current_span,
+    diagnostics,
+    span,
+    spans,
+)
 from asyncinspect_logging.states import TaskState
 
 LOGGER = logging.getLogger("asyncinspect")
@@ -209,7 +218,9 @@ def test_record_after_the_end_is_told_and_lost(heard, warned):
     assert warned == ["span 'a' is over: record(y) is lost"]
 
 
-@pytest.mark.parametrize("key", ["name", "message", "args", "asctime", "taskName", "self", "fields", "msg", "levelname"])
+@pytest.mark.parametrize(
+    "key", ["name", "message", "args", "asctime", "taskName", "self", "fields", "msg", "levelname"]
+)
 def test_any_field_name_but_three(keep, key):
     """All names but `logger`, `parent` and `links` can be fields, to `span`, `record` and `annotate`."""
     with span("a", **{key: 1}) as a:
@@ -303,7 +314,9 @@ def test_traceparent_in(heard, parent):
     assert view(heard, "grandchild").trace_id == TRACE
 
 
-@pytest.mark.parametrize("parent", ["", "nonsense", b"\xff\x00", {}, {"host": "x"}, {"traceparent": None}, 7, object(), [HEADER]])
+@pytest.mark.parametrize(
+    "parent", ["", "nonsense", b"\xff\x00", {}, {"host": "x"}, {"traceparent": None}, 7, object(), [HEADER]]
+)
 def test_what_is_no_parent_makes_a_root(heard, parent):
     """A parent that cannot be used is none: requests bring any header."""
     with span("outer"), span("child", parent=parent) as child:
@@ -362,8 +375,16 @@ class OddError(Exception):
         (TimeoutError(), "failed", "TimeoutError"),
         (MemoryError(), "failed", "MemoryError"),
         (StopIteration(1), "failed", "StopIteration"),
-        (ExceptionGroup("g", [KeyError(1), ExceptionGroup("h", [OSError()])]), "failed", "ExceptionGroup(KeyError, OSError)"),
-        (BaseExceptionGroup("g", [asyncio.CancelledError()]), "failed", "BaseExceptionGroup(asyncio.exceptions.CancelledError)"),
+        (
+            ExceptionGroup("g", [KeyError(1), ExceptionGroup("h", [OSError()])]),
+            "failed",
+            "ExceptionGroup(KeyError, OSError)",
+        ),
+        (
+            BaseExceptionGroup("g", [asyncio.CancelledError()]),
+            "failed",
+            "BaseExceptionGroup(asyncio.exceptions.CancelledError)",
+        ),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
 )
@@ -737,7 +758,7 @@ def test_unheard_with_a_parent():
 
 def test_handler_attached_mid_span(listen):
     """A span that began unheard stays so; the spans begun in it from now on are heard, as its children."""
-    with span("before") as before:
+    with span("before"):
         inspector = listen()
         with span("after") as after:
             pass
@@ -865,7 +886,7 @@ def test_decorated_exceptions_are_unchanged(heard):
             pass
 
     for call in (plain, lambda: asyncio.run(coroutine()), lambda: list(generator()), lambda: asyncio.run(drain())):
-        with pytest.raises(ValueError, match="^$") as caught:
+        with pytest.raises(ValueError, match=r"^$") as caught:
             call()
         assert [f for f in files_of(caught.value) if OWN in f] == []
     assert all(v.failed == 1 for v in heard.snapshot().names.values())

@@ -28,7 +28,7 @@ def _defaults() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-# -- FakeClock ---------------------------------------------------------------------------------------------------------
+# -- FakeClock -------------------------------------------------------------------------------------------------------
 
 
 def test_clock_moves_when_told() -> None:
@@ -93,7 +93,7 @@ def test_clock_and_a_driver() -> None:
     assert spans.tasks[0].max_poll == 0.5
 
 
-# -- capture_spans -----------------------------------------------------------------------------------------------------
+# -- capture_spans ---------------------------------------------------------------------------------------------------
 
 
 def test_capture() -> None:
@@ -209,7 +209,7 @@ def test_capture_structlog_lines() -> None:
     assert [event.detail for event in spans.tasks[0].events if event.kind == "log"] == ["INFO inside"]
 
 
-# -- assertions --------------------------------------------------------------------------------------------------------
+# -- assertions ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -289,7 +289,7 @@ def test_long_lists_are_cut() -> None:
     assert len(str(caught.value).splitlines()) < 30
 
 
-# -- the pytest plugin -------------------------------------------------------------------------------------------------
+# -- the pytest plugin -----------------------------------------------------------------------------------------------
 
 
 def test_plugin_fixtures(inspector: CapturedSpans, fake_clock: FakeClock) -> None:

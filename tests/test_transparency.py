@@ -20,7 +20,7 @@ import sys
 import traceback
 import warnings
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
 import pytest
@@ -31,6 +31,7 @@ uvloop = pytest.importorskip("uvloop")
 
 Scenario = Callable[[], Coroutine[Any, Any, Any]]
 SCENARIOS: list[Scenario] = []
+left_open: list[Any] = []
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
 
@@ -39,7 +40,7 @@ def scenario(function: Scenario) -> Scenario:
     return function
 
 
-# -- what the scenarios are made of -----------------------------------------------------------------------------------
+# -- what the scenarios are made of ----------------------------------------------------------------------------------
 
 
 async def value(of: Any = 7) -> Any:
@@ -89,7 +90,7 @@ async def turn() -> None:
         await asyncio.sleep(0)
 
 
-# -- results and exceptions -------------------------------------------------------------------------------------------
+# -- results and exceptions ------------------------------------------------------------------------------------------
 
 
 @scenario
@@ -271,7 +272,7 @@ async def interrupts() -> Any:
         await asyncio.sleep(0)
 
 
-# -- cancellation -----------------------------------------------------------------------------------------------------
+# -- cancellation ----------------------------------------------------------------------------------------------------
 
 
 @scenario
@@ -374,7 +375,7 @@ async def cancelled_through_the_awaited_future() -> Any:
     return await what_it_raises(task), task.cancelled()
 
 
-# -- structures -------------------------------------------------------------------------------------------------------
+# -- structures ------------------------------------------------------------------------------------------------------
 
 
 @scenario
@@ -508,7 +509,7 @@ async def order_of_steps() -> Any:
     return log
 
 
-# -- what a task says of itself ---------------------------------------------------------------------------------------
+# -- what a task says of itself --------------------------------------------------------------------------------------
 
 
 @scenario
@@ -635,7 +636,7 @@ async def waiter_and_callbacks_of_a_future() -> Any:
     return waited, await task
 
 
-# -- context variables ------------------------------------------------------------------------------------------------
+# -- context variables -----------------------------------------------------------------------------------------------
 
 
 @scenario
@@ -693,14 +694,14 @@ async def context_of_callbacks_and_threads() -> Any:
     return await asyncio.create_task(sets())
 
 
-# -- async generators and iterators -----------------------------------------------------------------------------------
+# -- async generators and iterators ----------------------------------------------------------------------------------
 
 
 @scenario
 async def async_generators() -> Any:
     log = []
 
-    async def count() -> AsyncIterator[int]:
+    async def count() -> AsyncGenerator[int, None]:
         try:
             for n in range(5):
                 await asyncio.sleep(0)
@@ -722,7 +723,7 @@ async def async_generators() -> Any:
     await turn()
     async with contextlib.aclosing(count()) as numbers:
         first = await anext(numbers)
-        raised = await what_it_raises(numbers.athrow(KeyError("thrown")))  # type: ignore[attr-defined]
+        raised = await what_it_raises(numbers.athrow(KeyError("thrown")))
     return found, first, raised, log
 
 
@@ -734,14 +735,15 @@ async def async_generator_left_to_the_loop() -> Any:
                 yield 1
         finally:
             await asyncio.sleep(0)
+            left_open.clear()
 
     numbers = endless()
+    left_open.append(numbers)
     await anext(numbers)
-    asyncio.get_running_loop().kept = numbers if hasattr(asyncio.get_running_loop(), "kept") else None
     return await asyncio.create_task(outer(anext(numbers)))
 
 
-# -- factories, debug mode, lifetime ----------------------------------------------------------------------------------
+# -- factories, debug mode, lifetime ---------------------------------------------------------------------------------
 
 
 @scenario
@@ -801,7 +803,8 @@ async def debug_mode() -> Any:
 
 @scenario
 async def never_awaited() -> Any:
-    value()
+    coro = value()
+    del coro
     gc.collect()
 
 
@@ -953,7 +956,7 @@ async def streams_over_a_socket() -> Any:
     return answer
 
 
-# -- running them -----------------------------------------------------------------------------------------------------
+# -- running them ----------------------------------------------------------------------------------------------------
 
 
 def eager_loop() -> asyncio.AbstractEventLoop:

@@ -60,7 +60,7 @@ def outcomes(inspector):
     return {task.name: task.outcome for task in inspector.snapshot().tasks}
 
 
-# -- context -----------------------------------------------------------------------------------------------------------
+# -- context ---------------------------------------------------------------------------------------------------------
 
 
 def test_async_generator_broken_off(listen):
@@ -88,7 +88,12 @@ def test_async_generator_broken_off(listen):
             assert root.parent_id is None
 
     asyncio.run(main())
-    assert outcomes(inspector) == {"numbers": "abandoned", "after": "completed", "main": "completed", "root": "completed"}
+    assert outcomes(inspector) == {
+        "numbers": "abandoned",
+        "after": "completed",
+        "main": "completed",
+        "root": "completed",
+    }
 
 
 def test_async_generator_closed_in_another_task(listen):
@@ -214,7 +219,7 @@ def test_misuse_of_a_span_object(listen):
     assert inspector.snapshot().dropped["duplicate"] == 2
 
 
-# -- outcomes ----------------------------------------------------------------------------------------------------------
+# -- outcomes --------------------------------------------------------------------------------------------------------
 
 
 def test_timeout(listen):
@@ -358,7 +363,7 @@ def test_weak_references_only(listen, way):
     assert view(inspector, "work").outcome == "completed"
 
 
-# -- tasks and loops -----------------------------------------------------------------------------------------------------
+# -- tasks and loops -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
@@ -446,7 +451,7 @@ def test_task_factories_are_chained(listen):
     assert len(inspector.snapshot().names) == 1
 
 
-# -- logging -------------------------------------------------------------------------------------------------------------
+# -- logging ---------------------------------------------------------------------------------------------------------
 
 
 def test_logging_inside_emit():
@@ -494,9 +499,15 @@ def test_garbage_collection_inside_a_lock(listen):
 def _logging_config():
     """Puts back what dictConfig changes."""
     root = logging.getLogger()
-    before = root.handlers[:], root.level, {
-        logger: logger.disabled for logger in logging.Logger.manager.loggerDict.values() if isinstance(logger, logging.Logger)
-    }
+    before = (
+        root.handlers[:],
+        root.level,
+        {
+            logger: logger.disabled
+            for logger in logging.Logger.manager.loggerDict.values()
+            if isinstance(logger, logging.Logger)
+        },
+    )
     yield
     root.handlers[:], root.level = before[0], before[1]
     for logger, disabled in before[2].items():
@@ -603,11 +614,14 @@ def test_record_computed_on_demand():
         assert type(again) is logging.LogRecord
         assert again.__dict__.keys() == record.__dict__.keys()
         assert again.asyncinspect["fields"] == {"x": 1}
-    assert logging.Formatter("{name} {levelname} {message} {span}", style="{").format(record) == "asyncinspect DEBUG enter a a"
+    assert (
+        logging.Formatter("{name} {levelname} {message} {span}", style="{").format(record)
+        == "asyncinspect DEBUG enter a a"
+    )
     assert logging.Formatter("%(name)s %(span)s").format(made[1]) == "asyncinspect a"
 
 
-# -- numbers -------------------------------------------------------------------------------------------------------------
+# -- numbers ---------------------------------------------------------------------------------------------------------
 
 
 def test_wall_time_does_not_matter_to_durations(listen, monkeypatch):

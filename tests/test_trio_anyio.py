@@ -160,10 +160,8 @@ def test_timeouts(backend, listen):
     inspector = listen()
 
     async def main():
-        with pytest.raises(TimeoutError):
-            with span("outer"):
-                with anyio.fail_after(0.001), span("inner"):
-                    await anyio.sleep_forever()
+        with pytest.raises(TimeoutError), span("outer"), anyio.fail_after(0.001), span("inner"):
+            await anyio.sleep_forever()
         with span("outer2"), anyio.move_on_after(0.001), span("inner2"):
             await instrument(anyio.sleep_forever(), name="driven")
 
