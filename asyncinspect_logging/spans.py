@@ -504,6 +504,8 @@ class Span:
     @property
     def task_name(self) -> str | None:
         """Qualified name of the coroutine whose task owns the span; None outside a task, or once the task is gone."""
+        if self.number <= 0 or self.outcome == "unheard":
+            return None
         if self.steps is not None:
             return self.steps.coro_name
         task = None if self._owner is None else self._owner()
@@ -536,12 +538,13 @@ class Span:
     @property
     def spawned_at(self) -> int:
         """Monotonic time in ns: when the task was created, or the span entered where nobody saw that."""
-        return getattr(self, "_spawned_at", 0) or self.entered_at
+        return getattr(self, "_spawned_at", 0) or getattr(self, "entered_at", 0)
 
     @property
     def clock(self) -> Any:
         """The clock that the span's times are from."""
-        return None if self._audience is None else self._audience.clock
+        audience = self._audience if self.number else None
+        return None if audience is None else audience.clock
 
     def tallies(self) -> dict[str, Any]:
         """The part of an exit record that closes the span's books; times in ns."""

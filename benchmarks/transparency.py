@@ -63,7 +63,7 @@ SUITES = (
             *("blockbuster", "coverage", "hypothesis", "psutil", "pytest>=9", "pytest-mock", "pytest-timeout", "trio"),
             *("trustme", "truststore", "uvloop"),
         ),
-        ("-m", "not network"),
+        (),
     ),
 )
 
@@ -174,7 +174,7 @@ def markdown(kept: Sequence[Mapping[str, Any]]) -> str:
         "Written by `make transparency`: the test suites of packages that were not written with this one in",
         "mind, run from their source distributions, as they are and with `install()` on every event loop. anyio's",
         "runs on asyncio (in debug mode), uvloop, asyncio with eager tasks where there are such, and trio. Tests",
-        "that fail both ways miss something on the machine, such as IPv6 name resolution.",
+        "that fail both ways miss something on the machine, such as name resolution or IPv6.",
         "",
         f"| Python | package | | {' | '.join(_ORDER)} |",
         f"| --- | --- | --- | {' | '.join('---:' for _ in _ORDER)} |",

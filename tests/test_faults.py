@@ -112,7 +112,8 @@ def show(change):
     "change",
     [
         {"v": 2}, {"v": None}, {"v": "1"}, {"kind": "explode"}, {"kind": None}, {"kind": ["enter"]},
-        {"kind": Hostile()}, {"id": "xyz"}, {"id": "0" * 16}, {"id": 7}, {"id": None}, {"id": "A" * 17}, {"id": " " * 15 + "1"},
+        {"kind": Hostile()}, {"id": "xyz"}, {"id": "0" * 16},
+        {"id": 7}, {"id": None}, {"id": "A" * 17}, {"id": " " * 15 + "1"},
         {"t": None}, {"t": "now"}, {"t": -1}, {"t": 1.5}, {"t": True}, {"t": 1 << 70}, {"t": float("nan")},
         {"wall": None}, {"pid": -1}, {"pid": "1"}, {"seq": None}, {"seq": 1 << 80},
         {"name": None}, {"name": 7}, {"name": b"job"}, {"name": Hostile()},
@@ -771,7 +772,8 @@ def test_fork_inside_a_span(heard):
                 with span("alone") as alone:
                     pass
                 names = {name: v.completed for name, v in heard.snapshot().names.items()}
-                found = (names, inner.parent_id == outer.id, inner.id != outer.id, alone.parent_id)
+                lost = heard.snapshot().dropped["duplicate"]
+                found = (names, inner.parent_id == outer.id, inner.id != outer.id, alone.parent_id, lost)
                 os.write(writer, repr(found).encode())
             except BaseException:
                 os.write(writer, traceback.format_exc().encode())
@@ -781,7 +783,7 @@ def test_fork_inside_a_span(heard):
         os.close(writer)
         told = os.read(reader, 65536).decode()
         os.close(reader)
-    assert told == repr(({"child": 1, "alone": 1}, True, True, None))
+    assert told == repr(({"child": 1, "alone": 1}, True, True, None, 0))
     assert counts(heard) == {"parent": (1, 1, 0, 0)}
 
 

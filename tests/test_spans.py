@@ -952,6 +952,25 @@ def test_decorated_recursion(heard):
     assert heard.snapshot().names["count"].completed == 51
 
 
+@pytest.mark.parametrize("entered", [False, True])
+def test_everything_can_be_asked_of_a_span_that_nobody_hears(entered):
+    """Before enter and unheard, a span answers with nothing rather than an exception."""
+    a = span("a")
+    if entered:
+        a.__enter__()
+    assert (a.task_name, a.at, a.parent_id, a.parent_closed, a.clock, a.spawned_at) == (
+        None,
+        None,
+        None,
+        False,
+        None,
+        0,
+    )
+    assert a.is_open is entered
+    if entered:
+        a.__exit__(None, None, None)
+
+
 def test_repr():
     """A span says its name, id and state."""
     a = span("a")

@@ -16,7 +16,7 @@ import weakref
 
 import pytest
 
-from asyncinspect_logging import AsyncInspectHandler, Inspector, current_span, install, instrument, run, span
+from asyncinspect_logging import AsyncInspectHandler, Inspector, annotate, current_span, install, instrument, run, span
 from asyncinspect_logging.opened import open_of
 from asyncinspect_logging.spans import current
 from asyncinspect_logging.states import TaskState
@@ -475,6 +475,24 @@ def test_logging_inside_emit():
     assert outcomes(inspector)["a"] == "completed"
 
 
+def test_annotating_inside_emit():
+    """Nor does it go round in circles where the handler annotates for each record that it is given."""
+    lines = []
+
+    class Annotating(logging.Handler):
+        accepts_spans = True
+
+        def emit(self, record):
+            lines.append(record.getMessage())
+            if len(lines) < 100:
+                annotate("exported")
+
+    LOGGER.addHandler(Annotating())
+    with span("outer"), span("inner"):
+        pass
+    assert [line.split()[0] for line in lines] == ["enter", "enter", "exit", "exit"]
+
+
 def test_garbage_collection_inside_a_lock(listen):
     """A finaliser that ends a span while this thread holds the inspector's lock neither waits nor changes its books."""
     inspector = listen()
@@ -592,6 +610,8 @@ def test_one_decision_for_each_span():
         with span("b"):
             refuse.clear()
             LOGGER.setLevel("DEBUG")
+        refuse.append(True)
+        LOGGER.setLevel("ERROR")
     assert keep.told == ["enter a", "exit a"]
     assert ordinary.told == ["enter a", "exit a"]
 
