@@ -472,7 +472,7 @@ def test_logging_inside_emit():
     with span("a"):
         pass
     assert len(busy.told) == 2
-    assert outcomes(inspector)["a"] == "completed"
+    assert outcomes(inspector) == {"a": "completed"}
 
 
 def test_annotating_inside_emit():
