@@ -199,8 +199,9 @@ def run(options: argparse.Namespace, signals: Signals, stack: contextlib.ExitSta
 
     if options.stay or options.seconds is None:
         also = f", and Prometheus on http://{server.address}" if server else ""
-        print(f"\n{metrics} stays up until Ctrl-C{also}.", flush=True)
+        # From the print on: whoever reads it may press Ctrl-C before the next statement is reached.
         with contextlib.suppress(KeyboardInterrupt):
+            print(f"\n{metrics} stays up until Ctrl-C{also}.", flush=True)
             raise SystemExit(f"the service ended with status {service.wait()}")
     return 0 if equal else 1
 
