@@ -120,10 +120,11 @@ def start(suite: Suite, way: str, report: Path, tests: Sequence[str]) -> subproc
 
 def finish(run: subprocess.Popen[bytes], report: Path) -> dict[str, Any]:
     """What a run came to. Raises SystemExit if it broke off."""
-    run.wait()
+    status = run.wait()
     if not report.exists():
         log = report.with_suffix(".log")
-        say(f"pytest broke off; the end of {log.relative_to(ROOT)}:\n{log.read_text('utf-8', 'replace')[-2000:]}")
+        end = log.read_text("utf-8", "replace")[-2000:]
+        say(f"pytest broke off with status {status}; the end of {log.relative_to(ROOT)}:\n{end}")
         sys.exit(2)
     found: dict[str, Any] = json.loads(report.read_text("utf-8"))
     return found
