@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from . import clock, process
 from .states import OUTCOMES
@@ -16,7 +17,7 @@ from .states import OUTCOMES
 if TYPE_CHECKING:
     from .spans import Span
 
-__all__ = ["KEY", "LEVELS", "STEP_KINDS", "TRACE", "VERSION", "SpanRecord", "flaw_of", "payload_of"]
+__all__ = ["KEY", "LEVELS", "STEP_KINDS", "TRACE", "VERSION", "SpanRecord", "flaw_of", "is_whole", "payload_of"]
 
 VERSION: Final = 1
 #: The one key of a record, an event dict or a JSON line under which everything of ours is.
@@ -158,6 +159,9 @@ def payload_of_span(record: SpanRecord) -> dict[str, Any]:
         payload["fields"] = dict(record.of_fields)
     elif kind == "exit":
         payload.update(span.tallies())
+        if span.tally is not None and payload["polls"] == 1 and not payload["max_poll"]:
+            # Its only step took no time by its clock: all other tallies are those of a span whose steps nobody saw.
+            payload.setdefault("slow_polls", [])
     if record.more:
         payload.update(record.more)
     return payload
@@ -186,17 +190,24 @@ def payload_of(record: object) -> Mapping[str, Any] | None:
     return payload if payload is None or isinstance(payload, Mapping) else {"flaw": payload}
 
 
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+_hex_digits: Final = re.compile("[0-9a-fA-F]+")
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value is a whole number that fits 63 bits, as times in ns, ids of processes and tallies do: more could
+    not be computed with.
+    """
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
 def _hex(value: object, digits: int) -> bool:
-    if not isinstance(value, str) or len(value) != digits:
-        return False
-    try:
-        return int(value, 16) > 0 and value.isalnum()
-    except ValueError:
-        return False
+    # Not by int(), which also takes "0x1f", "1_000" and the digits of other scripts.
+    return (
+        isinstance(value, str)
+        and len(value) == digits
+        and _hex_digits.fullmatch(value) is not None
+        and value != "0" * digits
+    )
 
 
 def flaw_of(payload: Mapping[str, Any]) -> str | None:
@@ -209,8 +220,8 @@ def flaw_of(payload: Mapping[str, Any]) -> str | None:
     if not _hex(payload.get("id"), 16):
         return f"id={payload.get('id')!r} is not 16 hex digits"
     for key in ("t", "wall", "pid", "seq"):
-        if not _whole(payload.get(key)):
-            return f"{key}={payload.get(key)!r} is not a whole number"
+        if not is_whole(payload.get(key)):
+            return f"{key}={payload.get(key)!r} is not a whole number of at most 63 bits"
     if kind in STEP_KINDS:
         return None
     if not isinstance(payload.get("name"), str):
@@ -220,8 +231,8 @@ def flaw_of(payload: Mapping[str, Any]) -> str | None:
         if not isinstance(outcome, str) or outcome not in OUTCOMES:
             return f"outcome={outcome!r} is not an outcome"
         for key in ("duration", "polls", "busy", "scheduled", "max_poll", "wakes", "self_wakes"):
-            if key in payload and not _whole(payload[key]):
-                return f"{key}={payload[key]!r} is not a whole number"
+            if key in payload and not is_whole(payload[key]):
+                return f"{key}={payload[key]!r} is not a whole number of at most 63 bits"
         return None
     if "fields" in payload and not isinstance(payload["fields"], Mapping):
         return f"fields={type(payload['fields']).__name__} is not a mapping"

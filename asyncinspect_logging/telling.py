@@ -13,13 +13,11 @@ from typing import Any, Final, NamedTuple
 
 from .catalogue import STEP_BOUNDS
 from .fields import FieldPolicy, text_of
-from .records import flaw_of
+from .records import flaw_of, is_whole
 from .steps import pack
 
 __all__ = ["Telling", "read"]
 
-#: Times (ns since 1970, or since boot), ids of processes and tallies fit 63 bits; more could not be computed with.
-_TOO_BIG: Final = 1 << 63
 _MAX_LINKS: Final = 32
 
 
@@ -36,10 +34,6 @@ class Telling(NamedTuple):
     said: dict[str, Any]
 
 
-class Unreadable(ValueError):
-    """A payload that cannot be used."""
-
-
 def read(payload: Mapping[str, Any], policy: FieldPolicy) -> Telling | None:
     """What a payload says, its texts cut and its secrets hidden as `policy` has it; None where it is malformed.
 
@@ -48,27 +42,21 @@ def read(payload: Mapping[str, Any], policy: FieldPolicy) -> Telling | None:
     if flaw_of(payload) is not None:
         return None
     kind = payload["kind"]
-    t, wall, pid, seq = payload["t"], payload["wall"], payload["pid"], payload["seq"]
-    if t >= _TOO_BIG or wall >= _TOO_BIG or pid >= _TOO_BIG or seq >= _TOO_BIG:
-        return None
     said: dict[str, Any] = {}
     for key, reader in _READERS[kind].items():
         value = payload.get(key)
         if value is not None:
-            try:
-                value = reader(value, policy)
-            except Unreadable:
-                return None
+            value = reader(value, policy)
             if value is not None:
                 said[key] = value
     name = payload.get("name")
     return Telling(
         kind,
         int(payload["id"], 16),
-        int(pid),
-        int(seq),
-        int(t),
-        int(wall),
+        int(payload["pid"]),
+        int(payload["seq"]),
+        int(payload["t"]),
+        int(payload["wall"]),
         str.__str__(name) if isinstance(name, str) else "",
         said,
     )
@@ -78,13 +66,16 @@ def _text(value: object, policy: FieldPolicy) -> str | None:
     return text_of(value, policy.max_length) if isinstance(value, str) else None
 
 
+def _id(value: str, policy: FieldPolicy) -> str:
+    # Spelt as our own are, by which they are looked up.
+    return str.lower(value)
+
+
 def _number(value: object, policy: FieldPolicy) -> int | None:
-    return int(value) if type(value) is int and 0 <= value < _TOO_BIG else None
+    return int(value) if is_whole(value) else None
 
 
-def _tally(value: object, policy: FieldPolicy) -> int:
-    if not isinstance(value, int) or not 0 <= value < _TOO_BIG:
-        raise Unreadable
+def _tally(value: int, policy: FieldPolicy) -> int:
     return int(value)
 
 
@@ -134,8 +125,8 @@ def _slow(value: object, policy: FieldPolicy) -> int | None:
 _Reader = Callable[[Any, FieldPolicy], Any]
 
 _BEGIN: Final[dict[str, _Reader]] = {
-    "trace": _text,
-    "parent": _text,
+    "trace": _id,
+    "parent": _id,
     "task": _text,
     "thread": _number,
     "at": _text,

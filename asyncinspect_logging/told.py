@@ -41,6 +41,7 @@ class ToldSpan:
         "_field_seqs",
         "_newest",
         "_spawn_told",
+        "_timed",
         "at",
         "busy",
         "entered_at",
@@ -87,6 +88,8 @@ class ToldSpan:
         self.slow_polls = self.slow_waits = 0
         self.wall_offset = 0
         self._spawn_told = self._enter_told = False
+        # Whether the exit had something to say of how long single steps were, be it that none of them was slow.
+        self._timed = False
         # Seq of the newest record, which is the one that says where the span stands; and that of each field.
         self._newest = -1
         self._field_seqs: dict[str, int] = {}
@@ -106,7 +109,7 @@ class ToldSpan:
     @property
     def stepped(self) -> bool:
         """Whether anybody saw the steps: a span without a driver has one poll and no time in it."""
-        return self.polls > 1 or self.max_poll > 0
+        return self.polls > 1 or self.max_poll > 0 or self._timed
 
     def apply(self, telling: Telling) -> bool:
         """Take a record in; returns False where it cannot be placed."""
@@ -192,5 +195,6 @@ class ToldSpan:
             value = said.get(key, 0)
             if value > getattr(self, key):
                 setattr(self, key, value)
+        self._timed = "slow_polls" in said
         self.slow_polls = said.get("slow_polls", 0)
         self.slow_waits = said.get("slow_waits", 0)

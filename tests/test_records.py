@@ -475,6 +475,42 @@ def test_user_factory_makes_the_standard_attributes(
         logging.setLogRecordFactory(plain)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("id", "0x00000000000001"),
+        ("id", "0000_0000_000001"),
+        ("id", " 000000000000001"),
+        ("id", "000000000000001\n"),
+        ("id", "\u0661" * 16),
+        ("id", "\uff11" * 16),
+        ("id", "0" * 16),
+        ("id", "1" * 15),
+        ("trace", "0x" + "1" * 30),
+        ("trace", "\u0661" * 32),
+        ("parent", "0x00000000000001"),
+        ("t", 1 << 63),
+        ("wall", 1 << 63),
+        ("pid", 1 << 63),
+        ("seq", 1 << 63),
+        ("seq", True),
+    ],
+)
+def test_flaws(key: str, value: Any) -> None:
+    """An id is hex digits and nothing else that Python reads as a number; a number is one to compute with."""
+    payload = {"v": 1, "kind": "enter", "id": "00f067aa0ba902b7", "t": 5, "wall": 5, "pid": 1, "seq": 1, "name": "job"}
+    payload |= {"trace": "1" * 32, "parent": "1" * 16}
+    assert flaw_of(payload) is None
+    assert key in (flaw_of(payload | {key: value}) or "")
+
+
+@pytest.mark.parametrize("value", [(1 << 63) - 1, 1 << 63])
+def test_flaws_of_an_exit(value: int) -> None:
+    """The tallies have the same bound."""
+    payload = {"v": 1, "kind": "exit", "id": "00f067aa0ba902b7", "t": 5, "wall": 5, "pid": 1, "seq": 1, "name": "job"}
+    assert (flaw_of(payload | {"outcome": "completed", "busy": value}) is None) == (value < 1 << 63)
+
+
 def test_payload_of_other_things() -> None:
     """Only what has a payload has one; a payload itself is taken as one."""
     assert payload_of(logging.makeLogRecord({"msg": "x"})) is None
