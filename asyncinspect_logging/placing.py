@@ -61,11 +61,9 @@ class Placing:
         if not self._seqs_of(telling).add(telling.seq):
             books.dropped["duplicate"] += 1
         elif number in self._announced:
-            # Of this process, and known at first hand: only the timeline has use for it.
-            if kind in ("spawn", "enter", "exit"):
-                books.dropped["duplicate"] += 1
-            else:
-                self._note(telling)
+            # Of this process, and known at first hand: only the timeline has use for it, and of what a processor in a
+            # formatter comes across beside a handler, nothing is lost.
+            self._note(telling)
         elif number in books.live:
             self._tell(books.live[number], telling)
         elif number in self._over:

@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import gc
 import logging
+import logging.handlers
 import threading
 import tracemalloc
 from collections.abc import Callable, Mapping
@@ -132,11 +133,22 @@ def test_malformed_tallies(tell: Tell, key: str, value: Any) -> None:
     assert applied(tell("enter"), tell("exit", **{key: value})).snapshot().dropped["malformed"] == 1
 
 
+@pytest.mark.parametrize("spelling", [str.upper, str.lower])
+def test_ids_are_the_same_in_either_case(tell: Tell, spelling: Callable[[str], str]) -> None:
+    """Whoever wrote the record, ids read as they do elsewhere."""
+    enter = tell("enter", id="00000000000000ab", trace="cd" * 16, parent="00000000000000ef")
+    for key in ("id", "trace", "parent"):
+        enter[key] = spelling(enter[key])
+    task = applied(enter).snapshot().tasks[0]
+    assert (task.id, task.trace_id, task.parent_id) == ("00000000000000ab", "cd" * 16, "00000000000000ef")
+
+
 @pytest.mark.parametrize(
     ("kind", "key", "value"),
     [
         ("enter", "task", 7),
         ("enter", "thread", "x"),
+        ("enter", "thread", 1 << 63),
         ("enter", "at", ["x"]),
         ("enter", "links", 7),
         ("enter", "links", "abc"),
@@ -324,6 +336,21 @@ def test_two_inspectors_each_count_everything(listen: Listen) -> None:
             pass
     assert one.snapshot().names == other.snapshot().names
     assert other.snapshot().dropped["max_tasks"] == 9
+
+
+def test_told_once_and_twice_of_a_span_that_was_seen(listen: Listen) -> None:
+    """Its records say nothing new, which is no loss; but a record that comes twice was told twice."""
+    inspector = listen()
+    logger, keep = logging.getLogger("asyncinspect"), logging.handlers.BufferingHandler(100)
+    logger.addHandler(keep)
+    logger.setLevel(logging.DEBUG)
+    with span("job"):
+        pass
+    for expected in (0, 2):
+        for record in keep.buffer:
+            inspector.apply(record)
+        assert sum(inspector.snapshot().dropped.values()) == inspector.snapshot().dropped["duplicate"] == expected
+    assert inspector.snapshot().names["job"].completed == 1
 
 
 def test_span_entered_twice(listen: Listen) -> None:

@@ -640,6 +640,37 @@ def test_formatter_alone(inspector: Inspector, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("handler_first", [True, False])
+def test_formatter_beside_a_handler_drops_nothing(inspector: Inspector, handler_first: bool) -> None:
+    """On a console that shows lifecycle records, the processor in a foreign_pre_chain comes across spans that a handler
+    has heard of. Nothing is lost by that, and so nothing counts as dropped.
+    """
+    out = stdlib_handler(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[AsyncInspectProcessor(inspector)],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    app = logging.getLogger("app")
+    app.setLevel(DEBUG)
+    app.handlers.insert(0 if handler_first else 1, AsyncInspectHandler(inspector))
+
+    async def work() -> None:
+        with span("inner", logger=app) as s:
+            s.record(rows=3)
+            await asyncio.sleep(0)
+
+    asyncio.run(instrument(work(), name="outer", logger=app))
+    shown = [json.loads(line)["event"].split()[0] for line in out.getvalue().splitlines()]
+    assert (shown.count("enter"), shown.count("exit")) == (2, 2)
+    assert counts(inspector) == (2, 2, 0)
+    events = inspector.snapshot().events
+    assert (events["spawn"], events["drop"]) == (2, 2)
+
+
 def test_extra_adder_shows_only_the_ids(inspector: Inspector) -> None:
     """ExtraAdder copies every attribute that is not a standard one: nothing of ours but the three ids may be there."""
     out = stdlib_handler(
