@@ -190,7 +190,8 @@ def payload_of(record: object) -> Mapping[str, Any] | None:
     return payload if payload is None or isinstance(payload, Mapping) else {"flaw": payload}
 
 
-_hex_digits: Final = re.compile("[0-9a-fA-F]+")
+#: Ids of so many digits, not all of them 0. Not by int(), which also takes "0x1f" and the digits of other scripts.
+_IDS: Final = {digits: re.compile(rf"(?!0*\Z)[0-9a-fA-F]{{{digits}}}") for digits in (16, 32)}
 
 
 def is_whole(value: object) -> TypeGuard[int]:
@@ -201,13 +202,7 @@ def is_whole(value: object) -> TypeGuard[int]:
 
 
 def _hex(value: object, digits: int) -> bool:
-    # Not by int(), which also takes "0x1f", "1_000" and the digits of other scripts.
-    return (
-        isinstance(value, str)
-        and len(value) == digits
-        and _hex_digits.fullmatch(value) is not None
-        and value != "0" * digits
-    )
+    return isinstance(value, str) and _IDS[digits].fullmatch(value) is not None
 
 
 def flaw_of(payload: Mapping[str, Any]) -> str | None:
