@@ -28,6 +28,10 @@ def warn_once(kind: str, subject: str, message: str, *args: object, exc_info: bo
         return
     _told.add(key)
     _speaking.now = True
+    if log.disabled and log.level == logging.NOTSET and not log.handlers and not log.filters:
+        # By a dictConfig that does not name it, which disables every logger there is: nobody meant this one. Who does
+        # not want to hear of us sets its level.
+        log.disabled = False
     try:
         log.warning(message, *args, exc_info=exc_info)
     except Exception:

@@ -5,6 +5,8 @@ import collections
 import contextlib
 import gc
 import logging
+import logging.config
+import logging.handlers
 import os
 import re
 import sys
@@ -465,6 +467,52 @@ def test_deep_recursion_of_coroutines(listen):
         sys.setrecursionlimit(limit)
     gc.collect()
     assert all(v.live == 0 for v in inspector.snapshot().names.values())
+
+
+@pytest.fixture
+def internal():
+    """Our own logger, disabled as `dictConfig` disables what it does not name, with what comes of it at the root."""
+    keep = logging.handlers.BufferingHandler(100)
+    logging.getLogger().addHandler(keep)
+    loggers = [found for found in logging.Logger.manager.loggerDict.values() if isinstance(found, logging.Logger)]
+    before = {found: found.disabled for found in loggers}
+    root, others = logging.getLogger(), logging.getLogger().handlers[:]
+    logging.config.dictConfig({"version": 1, "disable_existing_loggers": True})
+    root.handlers[:] = others
+    assert diagnostics.log.disabled
+    yield diagnostics.log, keep.buffer
+    for found, disabled in before.items():
+        found.disabled = disabled
+
+
+def test_warnings_outlive_a_dict_config(internal):
+    """What disables all loggers does not mean ours, and would leave nobody to say what is wrong."""
+    log, told = internal
+    again = span("again")
+    with again, again:
+        pass
+    assert [record.name for record in told] == [log.name]
+    assert "entered twice" in told[0].getMessage()
+
+
+@pytest.mark.parametrize("how", ["level", "handler", "filter"])
+def test_warnings_that_somebody_configured_stay_disabled(internal, how):
+    """Whoever gave our logger a level, a handler or a filter has meant it."""
+    log, told = internal
+    if how == "level":
+        log.setLevel(logging.INFO)
+    elif how == "handler":
+        log.addHandler(logging.NullHandler())
+    else:
+        log.addFilter(lambda record: True)
+    try:
+        diagnostics.warn_once("test", how, "nobody hears this")
+        assert log.disabled
+        assert told == []
+    finally:
+        log.setLevel(logging.NOTSET)
+        log.handlers.clear()
+        log.filters.clear()
 
 
 # -- fields, names and texts -----------------------------------------------------------------------------------------
