@@ -13,6 +13,7 @@ import sys
 import threading
 import weakref
 from _thread import get_ident
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -37,6 +38,11 @@ __all__ = [
 #: the others taken.
 KEYS: Final = ("span_id", "trace_id", "span", "_asyncinspect")
 
+#: Lines remembered after they were pickled: a pipe takes fewer before it must be read. And of those, such as have both
+#: their span and their time in common, which takes a clock that stands.
+_MAX_AWAY: Final = 1024
+_MAX_ALIKE: Final = 64
+
 _users: weakref.WeakSet[Any] = weakref.WeakSet()
 _lock = threading.Lock()
 _stamping = False
@@ -50,17 +56,64 @@ class Mark(str):
 
     It stays the same object in shallow copies of the record (a formatter's, a queue handler's), and in an event dict
     on its way through structlog into a record: so the record is known again wherever it turns up in this process.
-    Deep copies and pickles are plain texts.
+    Pickles are plain texts, which name no class of ours; see `_Away`.
     """
 
-    __slots__ = ("number", "seen_by")
+    __slots__ = ("created", "number", "seen_by")
 
     number: int
-    #: The inspectors that have counted the record; None: nobody needs to.
+    #: The time of the record; None as long as there is no record.
+    created: float | None
+    #: References to the inspectors that have counted the record; None: nobody needs to.
     seen_by: dict[object, object] | None
 
+    def __copy__(self) -> Mark:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Mark:
+        return self
+
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        _away.leave(self)
         return str, (str(self),)
+
+
+class _Away:
+    """The marks of records that were pickled lately, to be known again where one comes back to this process: some other
+    handler may have brought the same line before its inspector.
+
+    A line is known by its span and its time. Where several have both in common, they come back in the order in which
+    they left.
+    """
+
+    def __init__(self) -> None:
+        # Re-entrant, since a finaliser may log at any moment.
+        self._lock = threading.RLock()
+        self._marks: OrderedDict[tuple[int, float], list[Mark]] = OrderedDict()
+
+    def leave(self, mark: Mark) -> None:
+        if mark.created is None:
+            return
+        with self._lock:
+            marks = self._marks.setdefault((mark.number, mark.created), [])
+            # By identity: as texts, they are all equal.
+            if not any(other is mark for other in marks):
+                marks.append(mark)
+                del marks[:-_MAX_ALIKE]
+            while len(self._marks) > _MAX_AWAY:
+                self._marks.popitem(last=False)
+
+    def back(self, number: int, record: logging.LogRecord) -> Mark | None:
+        """The mark of a record that has come from anywhere, if that was here."""
+        if record.process not in (None, process.pid):
+            return None
+        with self._lock:
+            marks = self._marks.get((number, record.created))
+            if not marks:
+                return None
+            # It may have left, and may come back, by several ways.
+            marks.append(marks.pop(0))
+            return marks[-1]
 
 
 class _Expected(threading.local):
@@ -79,6 +132,7 @@ class _Late(threading.local):
     mark: Mark | None = None
 
 
+_away = _Away()
 _expected = _Expected()
 _late = _Late()
 
@@ -138,7 +192,9 @@ def _stamp_new(record: logging.LogRecord) -> None:
         if _expected.logger_name == record.name and _made_by_structlog():
             # Rendered by now, most likely, and nothing of the event's own keys left.
             attributes.setdefault("span_id", mark)
-    mark_fields(attributes, current_span())
+    mark = mark_fields(attributes, current_span())
+    if mark is not None:
+        mark.created = record.created
     for key in ("span", "span_id", "trace_id"):
         attributes.setdefault(key, "")
 
@@ -173,6 +229,7 @@ def mark_fields(fields: dict[str, Any], span: Span | None) -> Mark | None:
 def _new_mark(text: str, number: int) -> Mark:
     mark = Mark(text)
     mark.number = number
+    mark.created = None
     mark.seen_by = {}
     return mark
 
@@ -210,7 +267,8 @@ def mark_of(record: logging.LogRecord) -> Mark | None:
         mark = _stamp_late(record, attributes)
     elif _was_mark(span_id) and "span" in attributes and "trace_id" in attributes:
         # Stamped, and pickled since; or by `annotate`.
-        attributes["span_id"] = mark = _new_mark(span_id, int(span_id, 16))
+        number = int(span_id, 16)
+        attributes["span_id"] = mark = _away.back(number, record) or _new_mark(span_id, number)
     return mark
 
 
@@ -222,6 +280,8 @@ def _stamp_late(record: logging.LogRecord, attributes: dict[str, Any]) -> Mark |
             # A copy of it was stamped before.
             attributes["span_id"] = _late.mark
     mark = mark_fields(attributes, span)
+    if mark is not None:
+        mark.created = record.created
     _late.created, _late.mark = record.created, mark
     for key in ("span", "span_id", "trace_id"):
         attributes.setdefault(key, "")
@@ -248,7 +308,7 @@ def first_sight(mark: Mark, inspector: object) -> bool:
         return False
     # One step, since two threads may ask at once.
     me = object()
-    return seen_by.setdefault(inspector, me) is me
+    return seen_by.setdefault(weakref.ref(inspector), me) is me
 
 
 def expect(logger: object, mark: Mark | None) -> None:
@@ -262,8 +322,9 @@ def expect(logger: object, mark: Mark | None) -> None:
 
 
 def _in_child() -> None:
-    global _lock
+    global _lock, _away
     _lock = threading.Lock()
+    _away = _Away()
 
 
 process.after_fork(_in_child)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import io
 import json
 import logging
@@ -14,6 +15,7 @@ import pickle
 import queue
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -712,6 +714,89 @@ def test_behind_a_queue_and_direct(inspector: Inspector, attach: Attach) -> None
     drain(handler, ours)
     assert counts(inspector) == (1, 1, 0)
     assert logs_of(inspector) == ["ERROR inside"]
+
+
+class Pickling(logging.handlers.QueueHandler):
+    """A handler with a queue of pickles, such as multiprocessing has."""
+
+    def __init__(self) -> None:
+        self.pickles: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        super().__init__(self.pickles)
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        self.pickles.put(pickle.dumps(record))
+
+    def drain(self, target: logging.Handler) -> None:
+        while not self.pickles.empty():
+            target.handle(pickle.loads(self.pickles.get()))
+
+
+@pytest.mark.parametrize("handler_first", [True, False])
+@pytest.mark.parametrize("times", [None, [5.0] * 3, [5.0, 6.0, 5.0]])
+def test_behind_a_pickling_queue_and_direct(
+    inspector: Inspector, attach: Attach, handler_first: bool, times: list[float] | None
+) -> None:
+    """A line counts once, too, where what comes out of the queue is a pickle; and lines alike count each, also those
+    that only the queue has brought.
+    """
+    handler, elsewhere = Pickling(), Pickling()
+    ours = AsyncInspectHandler(inspector, level=logging.ERROR)
+    for one in (ours, handler, elsewhere) if handler_first else (handler, elsewhere, ours):
+        attach(one)
+    logger = logging.getLogger("app")
+    logger.setLevel(logging.INFO)
+    plain, clock = logging.getLogRecordFactory(), iter(times or ())
+
+    def factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        made = plain(*args, **kwargs)
+        made.created = next(clock, made.created)
+        return made
+
+    logging.setLogRecordFactory(factory)
+    with span("job"):
+        for level in (logging.ERROR, logging.INFO, logging.ERROR):
+            logger.log(level, "inside")
+    behind = AsyncInspectHandler(inspector)
+    handler.drain(behind)
+    elsewhere.drain(behind)
+    assert counts(inspector) == (1, 1, 0)
+    assert sorted(logs_of(inspector)) == ["ERROR inside", "ERROR inside", "INFO inside"]
+    behind.close()
+
+
+def test_pickles_of_another_process_are_lines_of_their_own(inspector: Inspector, attach: Attach) -> None:
+    """A forked worker that logs inside its parent's span, at the same moment, has said something else."""
+    handler = Pickling()
+    attach(handler)
+    ours = attach(AsyncInspectHandler(inspector))
+    with span("job"):
+        logging.getLogger("app").error("inside")
+    record = pickle.loads(handler.pickles.get())
+    record.process += 1
+    ours.handle(record)
+    assert logs_of(inspector) == ["ERROR inside"] * 2
+
+
+def test_marks_of_pickled_lines_are_bounded(attach: Attach) -> None:
+    """Lines that are sent away for ever, as over a socket, keep no inspector alive, and not much memory."""
+    attach(Pickling())
+    ours = AsyncInspectHandler(Inspector())
+    inspector = weakref.ref(ours.inspector)
+    logger = logging.getLogger("app")
+    logger.addHandler(ours)
+    with span("job"):
+        for _ in range(stamping._MAX_AWAY + 10):
+            logger.error("inside")
+    assert len(stamping._away._marks) <= stamping._MAX_AWAY
+    assert max(map(len, stamping._away._marks.values())) <= stamping._MAX_ALIKE
+    logger.removeHandler(ours)
+    ours.close()
+    del ours
+    # Routes look again at who hears, and let go of who has heard.
+    with span("job"):
+        pass
+    gc.collect()
+    assert inspector() is None
 
 
 def test_behind_a_queue_between_processes(inspector: Inspector, attach: Attach) -> None:
