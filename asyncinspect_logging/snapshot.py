@@ -60,6 +60,9 @@ class TaskView(NamedTuple):
     `busy + idle` is the task's time: busy while it held the loop, idle while it did not; `scheduled` is the part of
     idle between being woken and being polled. Where nobody saw the steps (no driver), `polls` is 1 and all of them
     are 0.
+
+    `task` is the qualified name of the coroutine of the task that the span is in; None outside tasks. Without a driver
+    nothing of the task is kept, and so it is None, too, once the task is gone; records tell it as it was at enter.
     """
 
     id: str
