@@ -1,18 +1,19 @@
 """Spans of this process, known at first hand: announced when they begin, when their tally has grown, and when they end.
 
-The two loops are the hot path's other half, paid for each span, only in batches: they are written for speed.
+The loop is the hot path's other half, paid for each span, only in batches: it is written for speed.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
 from .books import Books
 from .driven import DrivenSpan
 from .sequence import Seen
-from .spans import Span
+from .spans import Misuse, Span
 from .totals import Folded, NameTotals
 
 __all__ = ["Announced"]
@@ -26,63 +27,75 @@ class Announced:
         #: Numbers of all spans that were ever announced here.
         self.numbers = Seen()
 
-    def begin(self, announcements: Iterable[Any]) -> None:
-        """Each announcement is a span that begins, or whose tally has grown since; or else a misuse of one."""
-        books, seen = self._books, self.numbers
-        live, totals, dropped = books.live, books.totals.get, books.dropped
-        expected = seen.high + 1
+    def take(self, announcements: Iterable[Any], over: deque[Span] | None = None) -> None:
+        """Each announcement is a span that begins, whose tally has grown, or that is over; or else a misuse of one.
+
+        Most spans are over when this comes to their beginning. They are counted then and there, never enter the live
+        ones, and do not announce their end, since nobody has set `listed`. With `over`, those that are over stay live
+        and are put there, to be taken a second time: there is more to be read of them.
+        """
+        books, seen, retention = self._books, self.numbers, self._books.retention
+        live, totals, bounds = books.live, books.totals.get, books.bounds_ns
+        everything, keep = retention.everything, retention.tasks.append
+        shortest, expected = bounds[0], seen.high + 1
         for span in announcements:
-            if not isinstance(span, Span):
-                dropped["duplicate"] += 1
-                continue
             number = span.number
             if number == expected:
                 seen.high = number
                 expected = number + 1
+                folded = None
             elif number in live:
-                # Or announced twice, by two handlers, which does no harm.
-                self._fold(span)
+                if span.outcome is None:
+                    # Or announced twice, by two handlers, which does no harm.
+                    self._fold(span)
+                    continue
+                if over is not None:
+                    over.append(span)
+                    continue
+                folded = books.folded.pop(number, _NOTHING)
+            elif span.__class__ is Misuse:
+                books.dropped["duplicate"] += 1
                 continue
             elif seen.add(number):
                 expected = seen.high + 1
+                folded = None
             else:
-                dropped["duplicate"] += 1
-                continue
-            total = totals(span.name) or books.total_of(span.name)
-            total.spawned += 1
-            if span.tally is not None:
-                total.driven += 1
-            live[number] = span
-
-    def end(self, spans: Iterable[Span]) -> None:
-        books, retention = self._books, self._books.retention
-        left, totals, bounds = books.live.pop, books.totals.get, books.bounds_ns
-        first = bounds[0]
-        everything, keep = retention.everything, retention.tasks.append
-        for span in spans:
-            number, outcome = span.number, span.outcome
+                continue  # over, and counted before its end was announced
             # A driven span is its own tally; asked for it, it would have to answer by a Python call.
             tally = span if span.__class__ is DrivenSpan else span.tally
+            if folded is None:
+                total = totals(span.name) or books.total_of(span.name)
+                total.spawned += 1
+                if tally is not None:
+                    total.driven += 1
+                # Before it is asked whether the span is over: one that ends in between announces that, and is passed
+                # over here when its turn comes.
+                span.listed = True
+                if span.outcome is None or over is not None:
+                    live[number] = span
+                    if span.outcome is not None:
+                        over.append(span)  # type: ignore[union-attr]
+                    continue
+            else:
+                del live[number]
+                total = totals(span.name) or books.total_of(span.name, again=True)
+
             duration = span.exited_at - span.entered_at
-            if left(number, None) is None:
-                books.dropped["duplicate"] += 1
-                continue
-            total = totals(span.name) or books.total_of(span.name, again=True)
+            outcome = span.outcome
             if outcome == "completed":
                 cell = total.completed
                 if everything or retention.wants(span):
                     keep(span)
             else:
-                cell = total.outcomes[outcome]  # type: ignore[index]
+                cell = total.outcomes[outcome]
                 retention.keep(span)
             cell.sum += duration
-            if duration <= first:
+            if duration <= shortest:
                 cell.counts[0] += 1
             else:
                 cell.counts[bisect_left(bounds, duration)] += 1
             if tally is not None:
-                folded = books.folded.pop(number, None)
-                if folded is None:
+                if folded is None or folded is _NOTHING:
                     total.add_finished(tally, duration)
                 else:
                     total.fold_finished(tally, folded, duration)
@@ -113,3 +126,7 @@ class Announced:
                     total.driven += 1
                     folded = books.folded[number] = Folded()
                     self._fold_into(NameTotals("", 0), span, folded)
+
+
+#: Of a live span nothing was folded yet.
+_NOTHING = Folded()

@@ -96,7 +96,7 @@ class DrivenSpan(Span):
         span.slow_polls = span.slow_waits = 0
         span.started = span.woken_at = span.entered_at = span.thread = 0
         span.folded = True
-        span.traced = span.own_task = span.context_is_own = False
+        span.traced = span.own_task = span.context_is_own = span.listed = False
         span._key = id(span)
         return span
 
@@ -121,7 +121,7 @@ class DrivenSpan(Span):
         if self.fields:
             self.fields = audience.policy.apply(self.fields)
         pending[number] = self
-        audience.begun(self)
+        audience.announce(self)
         if not number % 61:
             # Tasks may be made by the thousand before the first one ends.
             audience.settle()
@@ -182,7 +182,8 @@ class DrivenSpan(Span):
                 self.exited_at = t if t > self.entered_at else self.entered_at
                 del open_of[self._key]
                 self.outcome = "completed"
-                audience.ended(self)
+                if self.listed:
+                    audience.announce(self)
                 if not self.number % 61:
                     audience.settle()
             else:
@@ -200,7 +201,8 @@ class DrivenSpan(Span):
                     del open_of[self._key]
                 self.error = {"type": type(error).__qualname__, "message": ""}
                 self.outcome = "failed" if error is not None else "completed"
-                audience.ended(self)
+                if self.listed:
+                    audience.announce(self)
             if not isinstance(trouble, Exception):
                 raise
         finally:
@@ -232,7 +234,7 @@ def suspend_all(key: int, t: int) -> None:
             end_part(tally, t)
             if tally.folded and span._audience is not None:
                 tally.folded = False
-                span._audience.begun(span)
+                span._audience.announce(span)
 
 
 def resume_all(key: int, t: int, woken: int, self_woken: bool) -> None:

@@ -201,7 +201,7 @@ def _drive(inner: Any, span: DrivenSpan) -> Generator[Any, Any, Any]:
                     span.slow_polls += slow(part)
                 if span.folded:
                     span.folded = False
-                    audience.begun(span)
+                    audience.announce(span)
             else:
                 suspend_all(key, t)
             span.started = 0

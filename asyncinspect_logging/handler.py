@@ -77,11 +77,8 @@ class AsyncInspectHandler(logging.Handler):
             report(self, record, error)
 
     def _emit_span(self, record: SpanRecord) -> None:
-        kind = record.kind
-        if kind in ("spawn", "enter"):
-            self.inspector.begun(record.of_span)
-        elif kind == "exit":
-            self.inspector.ended(record.of_span)
+        if record.kind in ("spawn", "enter", "exit"):
+            self.inspector.announce(record.of_span)
         else:
             self.inspector.apply(record)
 

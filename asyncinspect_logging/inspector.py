@@ -38,6 +38,16 @@ _BATCH: Final = 128
 _OWNERS_A_SCRAPE: Final = 100
 
 
+def _has_room(frames: int = 40) -> bool:
+    """Whether the stack has room for what a batch may need: the application may be near its recursion limit, where
+    whatever is in hand when that is met would be lost.
+    """
+    try:
+        return frames == 0 or _has_room(frames - 1)
+    except RecursionError:
+        return False
+
+
 class _Annotation(NamedTuple):
     note: Note
 
@@ -66,8 +76,7 @@ class Inspector:
         self.clock: Clock = system_clock if clock is None else clock
         self.field_policy = self.config.field_policy()
         # What spans of this process and front ends append to, in any thread, without a lock.
-        self._begun: deque[Any] = deque()
-        self._ended: deque[Span] = deque()
+        self._told: deque[Any] = deque()
         self._inbox: deque[Any] = deque()
         # Re-entrant, and not alone: a finaliser or a signal handler may run in the middle of anything done under it.
         self._lock = threading.RLock()
@@ -96,16 +105,12 @@ class Inspector:
 
     def listener(self) -> Listener:
         """How spans of this process are announced here."""
-        return Listener(self._begun.append, self._ended.append, self.settle, self.clock)
+        return Listener(self._told.append, self.settle, self.clock)
 
-    def begun(self, span: Span) -> None:
-        """A span of this process begins, or its tally has grown."""
-        self._begun.append(span)
-
-    def ended(self, span: Span) -> None:
-        """A span of this process is over."""
-        self._ended.append(span)
-        if len(self._ended) >= _BATCH:
+    def announce(self, span: Span) -> None:
+        """A span of this process begins, its tally has grown, or it is over."""
+        self._told.append(span)
+        if len(self._told) >= _BATCH:
             self.settle()
 
     def apply(self, record: logging.LogRecord | Mapping[str, Any]) -> None:
@@ -142,19 +147,19 @@ class Inspector:
     # -- working off: only ever under the lock -----------------------------------------------------------------------
 
     def _work(self) -> None:
-        if self._busy:
+        if self._busy or not _has_room():
             return
         self._busy = True
         try:
-            # Counted in the opposite order to that in which it is announced: a span whose end is taken has its records
-            # in the inbox, and what is in there has the span's begin in the first queue.
-            ends, records, begins = len(self._ended), len(self._inbox), len(self._begun)
-            if begins:
-                self._take(self._announced.begin, self._begun, begins)
-            if records:
+            # The records first: whatever is read of a span of this process, its beginning has been announced by then.
+            records = len(self._inbox)
+            if not records:
+                self._take(self._announced.take, self._told, len(self._told))
+            else:
+                over: deque[Span] = deque()
+                self._take(lambda spans: self._announced.take(spans, over), self._told, len(self._told))
                 self._take(self._read, self._inbox, records)
-            if ends:
-                self._take(self._announced.end, self._ended, ends)
+                self._take(self._announced.take, over, len(over))
             self._books.retention.trim()
         finally:
             self._busy = False
@@ -229,8 +234,8 @@ class Inspector:
         """The parent goes on counting what it counted; the child begins at zero, with a lock that nobody holds."""
         self._lock = threading.RLock()
         self._busy = False
-        for queue in (self._begun, self._ended, self._inbox):
-            queue.clear()
+        self._told.clear()
+        self._inbox.clear()
         self._start()
 
 

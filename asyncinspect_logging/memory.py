@@ -19,7 +19,9 @@ __all__ = ["memory_of"]
 
 _SAMPLE: Final = 16
 #: Slots of a span that lead to what it shares with others, or to what is not the inspector's.
-_SHARED_SLOTS: Final = frozenset({"_audience", "_below", "_code", "_owner", "_parent", "_route", "name", "steps"})
+_SHARED_SLOTS: Final = frozenset(
+    {"_audience", "_below", "_code", "_owner", "_parent", "_route", "_task_name", "name", "steps"}
+)
 _ATOMS: Final = frozenset({str, bytes, int, float})
 _PLAIN: Final = _ATOMS | {dict, list, tuple, set, frozenset}
 

@@ -33,12 +33,11 @@ class Listener(NamedTuple):
     """How a handler hears of spans of this process without a record for each of them. The calls must be quick, never
     raise, and be safe in any thread and in a finaliser.
 
-    `begun(span)`: the span begins. `ended(span)`: it is over. `settle()`: called now and then after an end, for what
-    takes longer.
+    `announce(span)`: the span begins, or its tally has grown; or it is over, if its `listed` was set since it began.
+    `settle()`: called now and then after an end, for what takes longer.
     """
 
-    begun: Callable[[Any], None]
-    ended: Callable[[Any], None]
+    announce: Callable[[Any], None]
     settle: Callable[[], None]
     clock: Clock
 
@@ -79,13 +78,13 @@ delivering = _Delivering()
 class Audience:
     """Those who hear a span.
 
-    `begun`, `ended`, `settle`: see `Listener`; they do nothing where nobody listens that way.
+    `announce`, `settle`: see `Listener`; they do nothing where nobody listens that way.
     `accepting`: all handlers that accept spans. `receivers`: handlers that get records.
     `steps`: those handlers that get the records of single steps too (level TRACE); empty when those are off.
     `policy`: what the fields must go through.
     """
 
-    __slots__ = ("accepting", "begun", "clock", "ended", "logger_name", "policy", "receivers", "settle", "steps")
+    __slots__ = ("accepting", "announce", "clock", "logger_name", "policy", "receivers", "settle", "steps")
 
     def __init__(
         self,
@@ -96,8 +95,7 @@ class Audience:
         policy: FieldPolicy,
         logger_name: str,
     ) -> None:
-        self.begun = _chorus([listener.begun for listener in listeners])
-        self.ended = _chorus([listener.ended for listener in listeners])
+        self.announce = _chorus([listener.announce for listener in listeners])
         self.settle = _chorus([listener.settle for listener in listeners])
         # A listener with a clock of its own (a test's) sets the time for the spans that it hears.
         own = next((x.clock for x in listeners if x.clock is not clock), None)
@@ -124,7 +122,7 @@ class Audience:
         steps = tuple(handler for handler in self.steps if handler not in refused)
         accepting = tuple(handler for handler in self.accepting if handler not in refused)
         narrowed = Audience((), accepting, heard, steps, self.policy, self.logger_name)
-        for name in ("begun", "ended", "settle", "clock"):
+        for name in ("announce", "settle", "clock"):
             setattr(narrowed, name, getattr(self, name))
         return narrowed
 

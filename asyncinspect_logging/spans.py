@@ -13,7 +13,7 @@ import weakref
 from _thread import get_ident
 from collections.abc import Callable, Iterable, Mapping
 from types import CodeType, TracebackType
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar
 
 from . import process
 from .diagnostics import warn_once
@@ -78,6 +78,8 @@ class Span:
     fields: dict[str, Any]
     links: tuple[str, ...]
     number: int
+    #: Whether a listener holds the span as live, and so has to be told of its end.
+    listed: bool
     trace: int | str
     parent_number: int
     thread: int
@@ -98,6 +100,7 @@ class Span:
     _line: int
     _parent_closed: bool
     _spawned_at: int
+    _task_name: str | None
 
     # No defaults on the class and no dict: every slot that is not needed before enter is set there, because setting
     # a slot is what most of a span's cost is made of.
@@ -113,12 +116,14 @@ class Span:
         "_parent_closed",
         "_route",
         "_spawned_at",
+        "_task_name",
         "_token",
         "entered_at",
         "error",
         "exited_at",
         "fields",
         "links",
+        "listed",
         "name",
         "number",
         "outcome",
@@ -187,6 +192,7 @@ class Span:
                     self._key = key = id(task)
                     self._owner = _weak(task)
             self._below = below = open_of.get(key)
+            self.listed = False
             self.number = number = process.new_number()
             if around is below and self._parent is INHERIT:
                 if around is None:
@@ -200,7 +206,7 @@ class Span:
             if self.fields:
                 self.fields = audience.policy.apply(self.fields)
             open_of[key] = self
-            audience.begun(self)
+            audience.announce(self)
             if audience.receivers:
                 self._introduce(audience)
             self._token = current.set(self)
@@ -245,7 +251,8 @@ class Span:
                     else:
                         open_of[key] = below
                     self.outcome = "completed"
-                    audience.ended(self)
+                    if self.listed:
+                        audience.announce(self)
                     if not self.number % 61:
                         audience.settle()
                 else:
@@ -268,7 +275,8 @@ class Span:
                     self.error = {"type": type(exc).__qualname__, "message": ""}
                     cancelled = isinstance(exc, asyncio.CancelledError)
                     self.outcome = "completed" if exc is None else "cancelled" if cancelled else "failed"
-                    audience.ended(self)
+                    if self.listed:
+                        audience.announce(self)
                 if not isinstance(trouble, Exception):
                     self._leave()
                     raise
@@ -309,7 +317,8 @@ class Span:
         else:
             self._unlink()
         self.outcome = outcome
-        audience.ended(self)
+        if self.listed:
+            audience.announce(self)
         if audience.receivers:
             audience.receive(SpanRecord(self, "exit", self.exited_at, audience.logger_name))
         if not self.number % 61:
@@ -386,6 +395,8 @@ class Span:
         self._code = frame.f_code
         self._line = frame.f_lineno
         record = SpanRecord(self, kind, self.spawned_at, audience.logger_name)
+        # What the log says, a view goes on saying when the task is gone.
+        self._task_name = record.of_task
         self._audience = audience.narrowed(record)
         if self.steps is not None and self._audience.steps:
             self.steps.traced = True
@@ -417,7 +428,7 @@ class Span:
         warn_once("misuse", f"{how} {self.name}", "span %r was %s; a span object serves once", self.name, how)
         audience = self._audience if self.number else None
         if audience is not None:
-            audience.begun(Misuse((self.name,)))
+            audience.announce(Misuse(self.name))
         if how == "entered twice":
             # The `with` that is inside must not close the one outside.
             _tokens_aside.setdefault(self, []).append(self._token)
@@ -510,7 +521,7 @@ class Span:
             return self.steps.coro_name
         task = None if self._owner is None else self._owner()
         if task is None:
-            return None
+            return getattr(self, "_task_name", None)
         coro = task.get_coro() if isinstance(task, asyncio.Task) else getattr(task, "coro", None)
         return getattr(coro, "__qualname__", None)
 
@@ -574,10 +585,11 @@ _tokens_aside: weakref.WeakKeyDictionary[Span, list[contextvars.Token[Span | Non
 )
 
 
-class Misuse(tuple[str]):
-    """Told to an audience in place of a span: a span of this name was entered or exited once too often."""
+class Misuse(NamedTuple):
+    """Announced in place of a span: a span of this name was entered or exited once too often."""
 
-    __slots__ = ()
+    name: str
+    number: int = -1
 
 
 span = Span
@@ -647,7 +659,9 @@ def annotate(message: str, /, **fields: Any) -> None:
     audience = inside._audience
     logger = inside._route.logger
     record = logger.makeRecord(logger.name, logging.DEBUG, "", 0, message, (), None, extra=None)
-    record.span, record.span_id, record.trace_id = inside.name, inside.id, inside.trace_id
+    for key, text in (("span", inside.name), ("span_id", inside.id), ("trace_id", inside.trace_id)):
+        # Most likely there already, with the mark by which the line counts once.
+        record.__dict__.setdefault(key, text)
     for key, value in audience.policy.apply(fields).items():
         record.__dict__.setdefault(key, value)
     audience.annotate(record)

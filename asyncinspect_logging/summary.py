@@ -13,6 +13,7 @@ from .catalogue import EVENT_TYPES, LAG_BOUNDS
 from .memory import memory_of
 from .placing import Placing
 from .snapshot import Histogram, NameView, Snapshot, TaskView
+from .spans import Span
 from .states import TaskState
 from .told import ToldSpan
 from .views import task_view
@@ -48,7 +49,12 @@ def summarize(books: Books, placing: Placing, clock: Any, *, tasks: bool) -> Sna
 def _task_views(books: Books, pending: set[int], running: set[int], now: int, offset: int) -> tuple[TaskView, ...]:
     notes = books.retention.notes_by_span()
     views = []
-    for task in (*books.live.values(), *books.retention.tasks):
+
+    def ended_at(task: Span | ToldSpan) -> int:
+        return task.exited_at + (task.wall_offset if isinstance(task, ToldSpan) else offset)
+
+    # In the order in which they ended: they were entered in that in which their batches began.
+    for task in (*books.live.values(), *sorted(books.retention.tasks, key=ended_at)):
         number = task.number
         if isinstance(task, ToldSpan):
             state = task.state or TaskState.PENDING

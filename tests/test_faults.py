@@ -429,19 +429,22 @@ def test_interrupted_anywhere_in_a_driver(listen, kind, monkeypatch):
     assert all(v.live == 0 for v in inspector.snapshot().names.values())
 
 
-def test_deep_recursion(heard, monkeypatch):
-    """Recursion ends in the RecursionError of the recursive function, and every span is over."""
-    monkeypatch.setattr(Inspector, "settle", lambda self: None)
+def test_deep_recursion(heard):
+    """Recursion ends in the RecursionError of the recursive function, and every span is over and counted: no batch is
+    begun where the stack may not suffice for it.
+    """
 
     def dive(n):
         with span("dive"):
             return dive(n + 1)
 
-    with pytest.raises(RecursionError):
-        dive(0)
+    for _ in range(20):
+        with pytest.raises(RecursionError):
+            dive(0)
     found = heard.snapshot().names["dive"]
     assert found.live == 0
-    assert found.failed >= found.spawned - 2
+    assert heard.snapshot().dropped["malformed"] == 0
+    assert found.failed >= found.spawned - 2 * 20
     assert found.failed > 20
     with span("after"):
         pass

@@ -109,7 +109,7 @@ def test_fork_in_the_middle_of_work() -> None:
     """A finaliser may even fork while the inspector works in its thread."""
     in_process(
         """
-        end = inspector._announced.end
+        take = inspector._announced.take
 
         def fork_first(spans):
             def check():
@@ -118,9 +118,9 @@ def test_fork_in_the_middle_of_work() -> None:
                 assert inspector.snapshot().names["child"].completed == 1
 
             in_child(check)
-            end(spans)
+            take(spans)
 
-        inspector._announced.end = fork_first
+        inspector._announced.take = fork_first
         with span("a"):
             pass
         inspector.settle()

@@ -460,7 +460,7 @@ def test_nothing_grows_with_the_tasks_that_ever_lived(tell: Tell, listen: Listen
     books, places = inspector._books, inspector._placing
     assert len(books.live) == len(books.folded) == 0
     assert len(books.retention.tasks) == 100
-    assert len(inspector._begun) == len(inspector._ended) == len(inspector._inbox) == 0
+    assert len(inspector._told) == len(inspector._inbox) == 0
     assert len(places._over) <= placing._MAX_OVER
     assert places._waiting_count == sum(map(len, places._waiting.values())) <= placing._MAX_WAITING
     assert len(places._streams) == 1
@@ -490,7 +490,7 @@ def test_queues_are_worked_off_without_a_snapshot(listen: Listen, tell: Tell) ->
             logging.getLogger("asyncinspect.app").warning("x")
         inspector.apply(tell("enter", number))
     for each in (inspector, other):
-        assert max(len(each._begun), len(each._ended), len(each._inbox)) < 300
+        assert max(len(each._told), len(each._inbox)) < 300
 
 
 # -- sampling --------------------------------------------------------------------------------------------------------
@@ -858,15 +858,15 @@ def test_finaliser_that_uses_spans_and_snapshots(listen: Listen) -> None:
 def test_finaliser_in_the_middle_of_a_batch(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it announces waits its turn, and its snapshot is taken without a deadlock."""
     inspector, inside = listen(), []
-    end = inspector._announced.end
+    take = inspector._announced.take
 
     def interrupted(spans: Any) -> None:
         with span("interruption"):
             inspector.settle()
         inside.append(inspector.snapshot())
-        end(spans)
+        take(spans)
 
-    monkeypatch.setattr(inspector._announced, "end", interrupted)
+    monkeypatch.setattr(inspector._announced, "take", interrupted)
     with span("a"):
         pass
     assert inspector.snapshot().names["a"].completed == 1
@@ -880,8 +880,7 @@ def test_junk_in_a_queue_keeps_nothing_back(listen: Listen) -> None:
     diagnostics._told.clear()
     inspector = listen()
     for junk in (object(), 7, None):
-        inspector.begun(junk)  # type: ignore[arg-type]
-        inspector.ended(junk)  # type: ignore[arg-type]
+        inspector.announce(junk)  # type: ignore[arg-type]
         with span("good"):
             pass
     inspector.annotate(1, "a line", 5)
@@ -890,7 +889,7 @@ def test_junk_in_a_queue_keeps_nothing_back(listen: Listen) -> None:
     assert snapshot.names["good"].completed == 3
     assert snapshot.dropped["malformed"] == 3
     assert snapshot.events["log"] == 1
-    assert len(inspector._begun) == len(inspector._ended) == 0
+    assert len(inspector._told) == 0
 
 
 def test_failure_is_told_outside_the_lock(listen: Listen, caplog: pytest.LogCaptureFixture) -> None:
@@ -907,7 +906,7 @@ def test_failure_is_told_outside_the_lock(listen: Listen, caplog: pytest.LogCapt
     curious = Curious()
     diagnostics.log.addHandler(curious)
     try:
-        inspector.ended(object())  # type: ignore[arg-type]
+        inspector.announce(object())  # type: ignore[arg-type]
         inspector.settle()
     finally:
         diagnostics.log.removeHandler(curious)
@@ -931,7 +930,7 @@ def test_settle_does_not_wait(listen: Listen) -> None:
         with span("a"):
             inspector.annotate(1, "x", 1)
     inspector.settle()
-    assert len(inspector._ended) == 500
+    assert len(inspector._told) == 500
     done.set()
     thread.join()
     assert inspector.snapshot().names["a"].completed == 500
