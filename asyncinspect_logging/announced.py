@@ -68,13 +68,16 @@ class Announced:
                 total.spawned += 1
                 if tally is not None:
                     total.driven += 1
-                # Before it is asked whether the span is over: one that ends in between announces that, and is passed
-                # over here when its turn comes.
-                span.listed = True
-                if span.outcome is None or over is not None:
+                if span.outcome is None:
+                    # Asked again: one that ends in between may have missed that, and if it has not, and announces its
+                    # end, is passed over here when its turn comes.
+                    span.listed = True
+                    if span.outcome is None:
+                        live[number] = span
+                        continue
+                if over is not None:
                     live[number] = span
-                    if span.outcome is not None:
-                        over.append(span)  # type: ignore[union-attr]
+                    over.append(span)
                     continue
             else:
                 del live[number]

@@ -38,7 +38,7 @@ _BATCH: Final = 128
 _OWNERS_A_SCRAPE: Final = 100
 
 
-def _has_room(frames: int = 40) -> bool:
+def _has_room(frames: int) -> bool:
     """Whether the stack has room for what a batch may need: the application may be near its recursion limit, where
     whatever is in hand when that is met would be lost.
     """
@@ -147,7 +147,7 @@ class Inspector:
     # -- working off: only ever under the lock -----------------------------------------------------------------------
 
     def _work(self) -> None:
-        if self._busy or not _has_room():
+        if self._busy or not _has_room(30 if self._inbox else 12):
             return
         self._busy = True
         try:

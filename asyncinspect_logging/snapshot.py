@@ -62,7 +62,7 @@ class TaskView(NamedTuple):
     are 0.
 
     `task` is the qualified name of the coroutine of the task that the span is in; None outside tasks. Without a driver
-    nothing of the task is kept, and so it is None, too, once the task is gone, unless a record of the beginning was made.
+    nothing of the task is kept, and so it is None, too, once the task is gone, unless its beginning was recorded.
     """
 
     id: str

@@ -38,14 +38,32 @@ LOGGER: Final = logging.getLogger("asyncinspect")
 current: contextvars.ContextVar[Span | None] = contextvars.ContextVar("asyncinspect_span", default=None)
 _default_route: Final = route_of(LOGGER)
 _weak = weakref.ref
+_new: Callable[[type[Span]], Span] = object.__new__
 _modules = sys.modules
 _running_loop = asyncio._get_running_loop
+
+_OLD: Final = sys.version_info < (3, 12)
 
 if sys.version_info >= (3, 12):
     _current_task = asyncio.current_task
 else:
-    # current_task() is written in Python before 3.12, and looks up the running loop, a system call, a second time.
-    _current_task = asyncio.tasks._current_tasks.get  # type: ignore[attr-defined]
+    # current_task() is written in Python before 3.12, and asks for the running loop, each time a system call, again.
+    _tasks: Final[dict[Any, Any]] = asyncio.tasks._current_tasks  # type: ignore[attr-defined]
+    _current_task = _tasks.get
+
+    def _task_in(ident: int) -> Any:
+        """The task of this thread, `ident`, without the system call where there is but one loop."""
+        if len(_tasks) == 1:
+            try:
+                (loop,) = _tasks
+                if loop.__class__ is asyncio.SelectorEventLoop and loop._thread_id == ident:
+                    return _tasks[loop]
+            except (KeyError, RuntimeError, ValueError):
+                pass  # another thread was at it meanwhile
+        elif not _tasks:
+            return other_task() if "trio" in _modules else None
+        loop = _running_loop()
+        return _tasks.get(loop) if loop is not None else other_task() if "trio" in _modules else None
 
 
 _NO_ROOM: Final = (RecursionError, MemoryError)
@@ -62,14 +80,7 @@ INHERIT: Final = _Inherit()
 
 
 class Span:
-    """One task: from enter to exit. Use it as a (sync or async) context manager, or as a decorator.
-
-    name: text; the metric label, so keep it to a bounded set and put what varies into fields.
-    logger: a stdlib or structlog logger whose handlers or processors hear of the span. Default: "asyncinspect".
-    parent: a Span, a traceparent header, a mapping with one (such as request headers), or None for a new root;
-        by default the span that is current.
-    links: spans, or their ids, that this one has to do with.
-    fields: any further keywords, kept as the span's own data. Values are cut and secrets redacted on enter.
+    """One task: from enter to exit, made by `span`.
 
     Entering and leaving raise nothing and change nothing for the code inside, but for `current_span()`.
     """
@@ -134,26 +145,8 @@ class Span:
         "trace",
     )
 
-    def __init__(
-        self,
-        name: str,
-        /,
-        *,
-        logger: Any = None,
-        parent: Any = INHERIT,
-        links: Iterable[Span | str] = (),
-        **fields: Any,
-    ) -> None:
-        if name.__class__ is not str:
-            name = _name_of(name)
-        self.name = name
-        self.fields = fields
-        self.outcome = None
-        self.number = 0
-        self._token = None
-        self._parent = parent
-        self.links = () if links == () else _link_ids(links)
-        self._route = _default_route if logger is None else route_of(logger)
+    def __init__(self) -> None:
+        raise TypeError("a Span is made by span(); write span('name')")
 
     # -- enter and exit: the hot path -----------------------------------------------------------------------------
 
@@ -183,8 +176,11 @@ class Span:
                 self.steps = steps
             else:
                 self.tally = self.steps = None
-                loop = _running_loop()
-                task = _current_task(loop) if loop is not None else other_task() if "trio" in _modules else None
+                if _OLD:
+                    task = _task_in(ident)
+                else:
+                    loop = _running_loop()
+                    task = _current_task(loop) if loop is not None else other_task() if "trio" in _modules else None
                 if task is None:
                     self._key = key = -ident
                     self._owner = None
@@ -450,7 +446,7 @@ class Span:
 
     def again(self) -> Span:
         """A fresh span like this one, for the next call of what it decorates."""
-        fresh = Span.__new__(Span)
+        fresh = _new(Span)
         fresh.name = self.name
         fresh.fields = dict(self.fields)
         fresh.outcome = None
@@ -592,7 +588,40 @@ class Misuse(NamedTuple):
     number: int = -1
 
 
-span = Span
+def span(
+    name: str,
+    /,
+    *,
+    logger: Any = None,
+    parent: Any = INHERIT,
+    links: Iterable[Span | str] = (),
+    **fields: Any,
+) -> Span:
+    """A span, not entered yet. Use it as a (sync or async) context manager, or as a decorator.
+
+    name: text; the metric label, so keep it to a bounded set and put what varies into fields.
+    logger: a stdlib or structlog logger whose handlers or processors hear of the span. Default: "asyncinspect".
+    parent: a Span, a traceparent header, a mapping with one (such as request headers), or None for a new root;
+        by default the span that is current.
+    links: spans, or their ids, that this one has to do with.
+    fields: any further keywords, kept as the span's own data. Values are cut and secrets redacted on enter.
+
+    Raises TypeError where the name is missing. Of anything else that cannot be used, a warning is logged.
+    """
+    # A function, because calling the class would build the fields twice: for the call, and again for `__init__`.
+    self = _new(Span)
+    if name.__class__ is not str:
+        name = _name_of(name)
+    self.name = name
+    self.fields = fields
+    self.outcome = None
+    self.number = 0
+    self._token = None
+    self._parent = parent
+    self.links = () if links == () else _link_ids(links)
+    self._route = _default_route if logger is None else route_of(logger)
+    return self
+
 
 _OWN: Final = __name__.rpartition(".")[0]
 
