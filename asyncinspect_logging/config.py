@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Final
 
 from .errors import ConfigError
 from .fields import REDACT, FieldPolicy
 
-__all__ = ["Config"]
+__all__ = ["Config", "check_port", "parse_address"]
 
 _PREFIX = "ASYNC_INSPECT_"
+_DEFAULT_HOST: Final = "127.0.0.1"
 #: Seconds, some thirty years; and the rarest sampling. More is a mistake.
 _LONGEST = 1e9
 _RAREST = 10**9
@@ -35,9 +37,10 @@ class Config:
     capture_fields: keep the spans' fields.
     max_field_length: characters of one field's text.
     redact: parts of field names, in any case, whose values never leave the span.
-    slow_poll: seconds from which one step of a coroutine is a long one.
+    slow_poll: seconds from which one step of a coroutine is a long one. Nothing reads it in this release.
     slow_task: seconds from which a task is slow.
-    metrics_port: TCP port of the metrics server, 0 for any free one.
+    metrics_port: where `start_server` of an exporter of this inspector listens unless it is told otherwise: a TCP port,
+        0 for any free one, or "host:port". Without a host it is 127.0.0.1.
     """
 
     sampling_rate: float = 1
@@ -51,7 +54,7 @@ class Config:
     redact: tuple[str, ...] = REDACT
     slow_poll: float = 0.1
     slow_task: float = 1.0
-    metrics_port: int = 9090
+    metrics_port: int | str = 9090
 
     def __post_init__(self) -> None:
         """Raises ConfigError, naming the setting, its value and the fix."""
@@ -72,9 +75,7 @@ class Config:
         if not isinstance(redact, tuple) or not all(isinstance(part, str) and part for part in redact):
             raise ConfigError(f'redact={self.redact!r} is not a tuple of names; write for example redact=("password",)')
         object.__setattr__(self, "redact", redact)
-        port = self.metrics_port
-        if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
-            raise ConfigError(f"metrics_port={port!r} is not a TCP port; write a number from 0 to 65535")
+        parse_address(self.metrics_port, "metrics_port")
 
     @classmethod
     def production(cls) -> Config:
@@ -134,6 +135,29 @@ class Config:
         return FieldPolicy(capture=self.capture_fields, max_length=self.max_field_length, redact=self.redact)
 
 
+def check_port(port: object, setting: str = "port") -> int:
+    """A TCP port from 0 (any free one) to 65535. Raises ConfigError for anything else."""
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+        raise ConfigError(f"{setting}={port!r} is not a TCP port; write a number from 0 (any free port) to 65535")
+    return port
+
+
+def parse_address(address: str | int, setting: str = "address") -> tuple[str, int]:
+    """Host and port of "host:port", "[ipv6]:port", ":port", "port" or a port number; without a host, 127.0.0.1.
+
+    Raises ConfigError for anything else.
+    """
+    if isinstance(address, int):
+        return _DEFAULT_HOST, check_port(address, setting)
+    found = isinstance(address, str) and re.fullmatch(r"(?:(\[[^][]*\]|[^][:]*):)?([0-9]{1,5})", address.strip())
+    if found and int(found[2]) <= 65535:
+        return (found[1] or "").strip("[]") or _DEFAULT_HOST, int(found[2])
+    raise ConfigError(
+        f'{setting}={address!r} is not an address to listen on; write "host:port" such as "127.0.0.1:9090", '
+        '"[::1]:9090", or a port from 0 (any free port) to 65535'
+    )
+
+
 def _one_in(rate: float) -> int:
     if isinstance(rate, int | float) and not isinstance(rate, bool):
         if 1 / _RAREST <= rate < 1:
@@ -165,6 +189,9 @@ def _read(variable: str, name: str, text: str) -> Any:
         raise ConfigError(f"{variable}={text!r} is not a truth value; write 1 or 0")
     if isinstance(default, tuple):
         return tuple(part.strip() for part in text.split(",") if part.strip())
+    if name == "metrics_port":
+        parse_address(text, variable)
+        return int(text) if text.isdecimal() else text
     if lowered == "none" and name in ("max_tasks", "max_events", "max_names"):
         return None
     try:

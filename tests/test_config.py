@@ -61,7 +61,7 @@ NAN, INF = float("nan"), float("inf")
         ("track_wakes", [0]),
         ("capture_fields", [None]),
         ("redact", ["password", [1], [""], None, 7]),
-        ("metrics_port", [-1, 65536, "9090", 1.0, True, None]),
+        ("metrics_port", [-1, 65536, "host", "host:", "host:65536", 1.0, True, None]),
     ],
 )
 def test_bad_values(setting: str, values: list[Any]) -> None:
@@ -105,6 +105,14 @@ def test_every_variable() -> None:
     environ = {f"ASYNC_INSPECT_{name.upper()}": text for name, (text, _) in given.items()}
     config = Config.from_env(environ)
     assert {name: getattr(config, name) for name in given} == {name: value for name, (_, value) in given.items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "port"), [("9091", 9091), ("0.0.0.0:9091", "0.0.0.0:9091"), (" [::1]:0 ", "[::1]:0"), (":1", ":1")]
+)
+def test_metrics_port_may_have_a_host(text: str, port: int | str) -> None:
+    """The variable takes what `start_server` takes."""
+    assert Config.from_env({"ASYNC_INSPECT_METRICS_PORT": text}).metrics_port == port
 
 
 @pytest.mark.parametrize("text", ["1", "true", "YES", "on"])

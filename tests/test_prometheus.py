@@ -17,6 +17,7 @@ from prometheus_client.openmetrics import exposition as openmetrics_exposition
 
 from asyncinspect_logging import clock
 from asyncinspect_logging.catalogue import DURATION_BOUNDS, LAG_BOUNDS, POLL_COUNT_BOUNDS, STEP_BOUNDS
+from asyncinspect_logging.config import Config
 from asyncinspect_logging.errors import ConfigError
 from asyncinspect_logging.exporters.prometheus import PrometheusExporter
 from asyncinspect_logging.inspector import Inspector
@@ -477,6 +478,36 @@ def test_the_exporter_s_port_is_the_last_resort(source, monkeypatch):
     with PrometheusExporter(source, port=0, path="/own").start_server() as server:
         assert server.url.endswith("/own")
         assert job_total(fetch(server.url)) == 1
+
+
+def test_the_inspector_s_config_names_the_port(monkeypatch):
+    """Without an address, the variable and the option port, it is `metrics_port` that decides, with its host."""
+    monkeypatch.delenv("ASYNC_INSPECT_METRICS_PORT", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        inspector = Inspector(Config(metrics_port=port))
+        exporters = PrometheusExporter(inspector), PrometheusExporter.multi([inspector, Inspector()])
+        for exporter in exporters:
+            with pytest.raises(ConfigError, match=f"127.0.0.1:{port}: the port is in use"):
+                exporter.start_server()
+        PrometheusExporter(inspector, port=0).start_server().close()
+        monkeypatch.setenv("ASYNC_INSPECT_METRICS_PORT", "0")
+        exporters[0].start_server().close()
+        monkeypatch.delenv("ASYNC_INSPECT_METRICS_PORT")
+        with pytest.raises(ConfigError, match=f"localhost:{port}: the port is in use"):
+            PrometheusExporter(Inspector(Config(metrics_port=f"localhost:{port}"))).start_server()
+    with exporters[0].start_server() as server:
+        assert server.port == port
+
+
+def test_the_default_inspector_has_the_port_of_the_environment(monkeypatch):
+    """What the variable said when the default inspector was made holds, with its host, also when it is gone."""
+    monkeypatch.setattr(Inspector, "_default", None)
+    monkeypatch.setenv("ASYNC_INSPECT_METRICS_PORT", "localhost:0")
+    with PrometheusExporter() as exporter:
+        monkeypatch.delenv("ASYNC_INSPECT_METRICS_PORT")
+        with exporter.start_server() as server:
+            assert (server.host, server.port != 9090) == ("127.0.0.1", True)
 
 
 def test_close_ends_servers_and_leaves_the_registry(source):

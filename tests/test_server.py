@@ -16,10 +16,11 @@ import pytest
 from fastapi import FastAPI
 
 from asyncinspect_logging import diagnostics
+from asyncinspect_logging.config import parse_address
 from asyncinspect_logging.errors import ConfigError
 from asyncinspect_logging.exporters import server as server_module
 from asyncinspect_logging.exporters.scrape import OPENMETRICS, TEXT, asgi_app, respond, wsgi_app
-from asyncinspect_logging.exporters.server import MetricsServer, check_path, parse_address
+from asyncinspect_logging.exporters.server import MetricsServer, check_path
 
 
 class Pages:

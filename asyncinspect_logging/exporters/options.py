@@ -21,7 +21,7 @@ class Options(TypedDict, total=False):
     """The options of a `PrometheusExporter` but for its registry."""
 
     path: str
-    port: int
+    port: int | None
     update_interval: float
     task_metrics: bool
     event_metrics: bool

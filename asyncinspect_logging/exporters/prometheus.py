@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
 from ..catalogue import DURATION_BOUNDS
+from ..config import Config, check_port, parse_address
 from ..errors import ConfigError
 from ..process import after_fork
 from ..snapshot import Snapshot
@@ -21,7 +22,7 @@ from .exposition import Renderer
 from .families import Group
 from .options import AllOptions, Options, check_buckets, check_label, check_seconds
 from .pages import PageMaker, Source, Updater
-from .server import MetricsServer, check_path, check_port, parse_address
+from .server import MetricsServer, check_path
 
 __all__ = ["PrometheusExporter", "Source"]
 
@@ -33,6 +34,7 @@ class _Sum:
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = sources
+        self.config = getattr(sources[0], "config", None)
 
     def snapshot(self, *, tasks: bool = True) -> Snapshot:
         return combine([source.snapshot(tasks=tasks) for source in self._sources])
@@ -57,7 +59,8 @@ class PrometheusExporter:
     the inspector first.
 
     inspector: what to export; None is `Inspector.default()`.
-    path, port: what `start_server` serves the metrics at.
+    path, port: what `start_server` serves the metrics at. Without a port it is where the inspector's
+        `config.metrics_port` says, by default port 9090; of several inspectors, the first one's.
     update_interval: seconds that the server and the apps may serve the same page again; 0 makes every scrape fresh.
         `gather` and the registry's own scrapes are always fresh.
     task_metrics, event_metrics, memory_metrics, health_metrics: False leaves out the families of that group.
@@ -75,7 +78,7 @@ class PrometheusExporter:
         *,
         registry: CollectorRegistry | None = None,
         path: str = "/metrics",
-        port: int = 9090,
+        port: int | None = None,
         update_interval: float = 1.0,
         task_metrics: bool = True,
         event_metrics: bool = True,
@@ -85,7 +88,8 @@ class PrometheusExporter:
         name_label: str = "name",
     ) -> None:
         self.path = check_path(path)
-        self.port = check_port(port)
+        if port is not None:
+            check_port(port)
         interval = check_seconds("update_interval", update_interval, zero=True)
         bounds = check_buckets(duration_buckets)
         switches: dict[Group, bool] = {
@@ -97,6 +101,8 @@ class PrometheusExporter:
         groups = [group for group, on in switches.items() if on]
         self._renderer = Renderer(groups, check_label(name_label), bounds)
         source = _default_inspector() if inspector is None else inspector
+        config = getattr(source, "config", None) or Config()
+        self._address: int | str = config.metrics_port if port is None else port
         #: The registry that holds this exporter; metrics registered there appear on its pages too.
         self.registry: CollectorRegistry = CollectorRegistry() if registry is None else registry
         self._pages = PageMaker(source, self._renderer, self.registry, interval)
@@ -176,8 +182,9 @@ class PrometheusExporter:
         """Serve the metrics over HTTP, from threads of its own, until the server or the exporter is closed.
 
         `address` is "host:port", "[ipv6]:port" or a port; port 0 is any free one (see the server's `port`). Without an
-        address, the port is that of the environment variable ASYNC_INSPECT_METRICS_PORT, else the exporter's. Without a
-        host it listens on 127.0.0.1 only; write "0.0.0.0:9090" to be reached from other machines.
+        address, it is what the environment variable ASYNC_INSPECT_METRICS_PORT says, else the exporter's port, else the
+        `metrics_port` of the inspector's config. Without a host it listens on 127.0.0.1 only; write "0.0.0.0:9090" to
+        be reached from other machines.
 
         Raises ConfigError if the address cannot be used. In the child of a fork the server is closed.
         """
@@ -187,7 +194,7 @@ class PrometheusExporter:
         elif variable:
             host, port = parse_address(variable, _PORT_VARIABLE)
         else:
-            host, port = parse_address(self.port)
+            host, port = parse_address(self._address)
         server = MetricsServer(self._pages, host, port, self.path)
         self._servers = [*(other for other in self._servers if not other.closed), server]
         return server

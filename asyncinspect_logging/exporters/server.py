@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import selectors
 import socket
 import socketserver
@@ -23,18 +22,10 @@ from ..diagnostics import warn_once
 from ..errors import ConfigError
 from .scrape import Pages, Response, respond
 
-__all__ = ["MetricsServer", "check_path", "check_port", "parse_address"]
+__all__ = ["MetricsServer", "check_path"]
 
-DEFAULT_HOST: Final = "127.0.0.1"
 _TIMEOUT: Final = 30.0  # seconds for a client to send the next bytes, or to take them
 _MAX_CONNECTIONS: Final = 64  # then the oldest is closed, so idle clients cannot keep the scraper out
-
-
-def check_port(port: object, setting: str = "port") -> int:
-    """A TCP port from 0 (any free one) to 65535. Raises ConfigError for anything else."""
-    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
-        raise ConfigError(f"{setting}={port!r} is not a TCP port; write a number from 0 (any free port) to 65535")
-    return port
 
 
 def check_path(path: object) -> str:
@@ -46,23 +37,6 @@ def check_path(path: object) -> str:
             'for example "/metrics"'
         )
     return path
-
-
-def parse_address(address: str | int, setting: str = "address") -> tuple[str, int]:
-    """Host and port of "host:port", "[ipv6]:port", ":port", "port" or a port number; without a host, 127.0.0.1.
-
-    Raises ConfigError for anything else.
-    """
-    if isinstance(address, int):
-        return DEFAULT_HOST, check_port(address, setting)
-    found = isinstance(address, str) and re.fullmatch(r"(?:(\[[^][]*\]|[^][:]*):)?([0-9]{1,5})", address.strip())
-    if found:
-        host, port = found.groups(default="")
-        return host.strip("[]") or DEFAULT_HOST, check_port(int(port), setting)
-    raise ConfigError(
-        f'{setting}={address!r} is not an address to listen on; write "host:port" such as "127.0.0.1:9090", '
-        '"[::1]:9090", or a port from 0 (any free port) to 65535'
-    )
 
 
 class _Handler(BaseHTTPRequestHandler):
