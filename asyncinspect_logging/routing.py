@@ -237,6 +237,7 @@ class Route:
             or self._root.handlers != self._root_handlers
             or own._cache.get(10) is not self._enabled  # type: ignore[attr-defined]
             or own.propagate is not self._propagates
+            or own.disabled
             or own.filters
             or self._filters
         ):

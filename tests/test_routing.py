@@ -382,6 +382,23 @@ def test_disabled_logger(tree):
     assert finished(above) == {"a": 2}
 
 
+def test_disabled_by_hand_between_two_spans(tree):
+    """`logger.disabled` tells nobody that it was set, and counts from the next span on. As with ordinary records, a
+    logger above that is disabled goes on handing to its handlers.
+    """
+    inspector = Inspector()
+    tree[2].addHandler(AsyncInspectHandler(inspector))
+    for disabled, count in ((False, 1), (True, 1), (False, 2)):
+        tree[2].disabled = disabled
+        one_span(tree[2])
+        assert inspector.snapshot().names["a"].finished == count
+    tree[2].handlers, tree[1].handlers = [], tree[2].handlers
+    for disabled, count in ((False, 3), (True, 4)):
+        tree[1].disabled = disabled
+        one_span(tree[2])
+        assert inspector.snapshot().names["a"].finished == count
+
+
 def test_strictest_policy_counts():
     """One record goes to all, so what one inspector hides, none is shown."""
     open_, strict = Inspector(), Inspector(Config(redact=("colour",), max_field_length=5))
