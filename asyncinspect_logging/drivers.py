@@ -6,6 +6,7 @@ import asyncio
 import functools
 import inspect
 import weakref
+from asyncio import tasks
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from types import CodeType, CoroutineType, TracebackType
 from typing import Any, Final, ParamSpec, TypeVar, overload
@@ -13,6 +14,7 @@ from typing import Any, Final, ParamSpec, TypeVar, overload
 from .diagnostics import warn_once
 from .driven import DrivenSpan
 from .driver import Driver, drive, qualname_of, take_off_one
+from .in_front import forget_our_line, mark, own_method, take_off
 from .routing import delivering, route_of
 from .spans import LOGGER
 from .wakes import hear, unhear
@@ -129,9 +131,9 @@ class Installed:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._ours: _CreateTask | None = None
-        if not isinstance(vars(loop).get("create_task"), _CreateTask):
-            self._ours = _CreateTask(loop)
+        self._ours: Any = None
+        if not hasattr(own_method(loop, "create_task"), "_stop_driving"):
+            self._ours = _driving(loop)
             loop.create_task = self._ours  # type: ignore[method-assign]
             hear(loop)
 
@@ -141,13 +143,8 @@ class Installed:
             return
         self._ours = None
         # Somebody may have put their own over ours since: then it stays, and only hands on.
-        ours.drives = False
-        before = ours.before
-        if vars(self._loop).get("create_task") is ours:
-            if before is None:
-                del self._loop.create_task
-            else:
-                self._loop.create_task = before  # type: ignore[method-assign]
+        ours._stop_driving()
+        take_off(self._loop, "create_task", ours)
         unhear(self._loop)
 
     def __enter__(self) -> Installed:
@@ -159,53 +156,43 @@ class Installed:
         self()
 
 
-class _CreateTask:
-    """Takes the place of a loop's `create_task`."""
+def _driving(loop: asyncio.AbstractEventLoop) -> Any:
+    """What takes the place of a loop's `create_task`."""
+    # A function, because an object that can be called takes longer to call. The reference is weak, because the loop
+    # holds this.
+    cls: Any = type(loop)
+    loop_ref: Any = weakref.ref(loop)
+    before = own_method(loop, "create_task")
+    plain = before is None and cls.create_task is asyncio.BaseEventLoop.create_task
+    drives = True
 
-    __slots__ = ("_cls", "_loop", "_plain", "before", "drives")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._cls: Any = type(loop)
-        # Weak, because the loop holds this.
-        self._loop = weakref.ref(loop)
-        self.before: Any = vars(loop).get("create_task")
-        self.drives = True
-        self._plain = self.before is None and self._cls.create_task is asyncio.BaseEventLoop.create_task
-
-    def __call__(self, coro: Any, **kwargs: Any) -> Any:
-        if self.drives:
+    def create_task(coro: Any, **kwargs: Any) -> Any:
+        if drives:
             try:
                 coro = _driven(coro, kwargs.get("context") if kwargs else None)
             except Exception:
                 warn_once(
                     "install", type(coro).__qualname__, "a task could not be driven, and runs as it is", exc_info=True
                 )
-        loop: Any = self._loop()
+        loop = loop_ref()
         try:
-            if (
-                type(coro) is Driver
-                and self._plain
-                and loop._task_factory is None
-                and not (loop._debug or loop._closed)
-            ):
+            if plain and type(coro) is Driver and loop._task_factory is None and not (loop._debug or loop._closed):
                 # What asyncio's own `create_task` comes to then: a second Python call would be a fifth of making a
                 # task.
-                return asyncio.Task(coro, loop=loop, **kwargs)
-            task = self._cls.create_task(loop, coro, **kwargs) if self.before is None else self.before(coro, **kwargs)
+                return tasks.Task(coro, loop=loop, **kwargs)
+            task = cls.create_task(loop, coro, **kwargs) if before is None else before(coro, **kwargs)
         except BaseException as error:
             take_off_one(error)
             raise
-        _forget_our_line(task)
+        forget_our_line(task, __file__)
         return task
 
+    def stop_driving() -> None:
+        nonlocal drives
+        drives = False
 
-def _forget_our_line(task: Any) -> None:
-    """In debug mode a task knows where it was made: not here."""
-    made_at: Any = getattr(task, "_source_traceback", None) or ()
-    for index in range(len(made_at) - 1, -1, -1):
-        if made_at[index].filename == __file__:
-            del made_at[index]
-            break
+    create_task._stop_driving = stop_driving  # type: ignore[attr-defined]
+    return mark(create_task, before)
 
 
 def _driven(coro: Any, context: Any) -> Any:

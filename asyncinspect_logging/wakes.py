@@ -14,6 +14,8 @@ from types import BuiltinMethodType
 from typing import Any, Final
 
 from .driven import DrivenSpan
+from .eager import let_be, set_apart
+from .in_front import mark, our_function, own_method, take_off
 from .tracing import trace_wake
 
 __all__ = ["driven_by_hand", "hear", "unhear"]
@@ -26,25 +28,44 @@ driven_by_hand: Final[dict[int, DrivenSpan]] = {}
 
 def hear(loop: asyncio.AbstractEventLoop) -> None:
     """Have the loop's `call_soon` note wakes. Does nothing where that is not possible."""
+    set_apart(loop)
     if loop in _heard:
         return
     try:
-        loop.call_soon = _hearing(loop)  # type: ignore[method-assign]
+        ours = our_function(loop, "call_soon")
+        if hasattr(ours, "_driven"):
+            take_off(loop, "call_soon", ours)  # It was about to leave.
+        else:
+            loop.call_soon = _hearing(loop)  # type: ignore[method-assign]
         _heard.add(loop)
     except (AttributeError, TypeError):
         pass
 
 
 def unhear(loop: asyncio.AbstractEventLoop) -> None:
-    """Take that back, unless somebody else has put something over it since."""
-    ours = vars(loop).get("call_soon")
-    if loop in _heard and getattr(ours, "_asyncinspect", False):
-        before = ours._before  # type: ignore[union-attr]
-        if before is None:
-            del loop.call_soon
-        else:
-            loop.call_soon = before  # type: ignore[method-assign]
-        _heard.discard(loop)
+    """Take that back as soon as no task under way needs it, unless somebody else has put something over it since."""
+    ours = our_function(loop, "call_soon") if loop in _heard else None
+    if ours is None:
+        return
+    _heard.discard(loop)
+    driven = [weakref.ref(task) for task in asyncio.all_tasks(loop) if _is_driven(task)]
+    if driven:
+        set_apart(loop)
+        loop.call_soon = _leaving(loop, ours, driven)  # type: ignore[method-assign]
+    else:
+        _leave(loop, ours)
+
+
+def _leave(loop: asyncio.AbstractEventLoop, ours: Any) -> None:
+    take_off(loop, "call_soon", ours)
+    let_be(loop)
+
+
+def _is_driven(task: asyncio.Task[Any] | None) -> bool:
+    """Whether the task is under way and there are wakes to be noted for it."""
+    if task is None or task.done():
+        return False
+    return id(task) in driven_by_hand or getattr(task.get_coro(), "span", None).__class__ is DrivenSpan
 
 
 def _note(callback: Any) -> None:
@@ -65,7 +86,7 @@ def _note(callback: Any) -> None:
 
 def _hearing(loop: asyncio.AbstractEventLoop) -> Any:
     # Only a weak reference to the loop: kept in an attribute of its own, any other would be a cycle.
-    cls, loop_ref, before = type(loop), weakref.ref(loop), vars(loop).get("call_soon")
+    cls, loop_ref, before = type(loop), weakref.ref(loop), own_method(loop, "call_soon")
 
     if before is None and cls.call_soon is asyncio.BaseEventLoop.call_soon:
         # asyncio's own: the body of its `call_soon` again, since a second Python call for each callback of the program
@@ -87,6 +108,24 @@ def _hearing(loop: asyncio.AbstractEventLoop) -> Any:
                 return before(callback, *args, context=context)
             return cls.call_soon(loop_ref(), callback, *args, context=context)  # type: ignore[arg-type]
 
-    call_soon._asyncinspect = True  # type: ignore[attr-defined]
-    call_soon._before = before  # type: ignore[attr-defined]
-    return call_soon
+    return mark(call_soon, before)
+
+
+def _leaving(loop: asyncio.AbstractEventLoop, hearing: Any, driven: list[weakref.ref[asyncio.Task[Any]]]) -> Any:
+    """Hears on until the last of the tasks has ended, and leaves with the next callback."""
+    loop_ref: Any = weakref.ref(loop)
+
+    def call_soon(callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:
+        if driven:
+            while driven and not _is_driven(driven[-1]()):
+                driven.pop()
+            if not driven:
+                own = loop_ref()
+                ours = our_function(own, "call_soon")
+                if getattr(ours, "_driven", None) is driven:
+                    take_off(own, "call_soon", ours)
+                    _leave(own, hearing)
+        return hearing(callback, *args, context=context)
+
+    call_soon._driven = driven  # type: ignore[attr-defined]
+    return mark(call_soon, hearing)

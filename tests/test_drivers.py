@@ -1270,6 +1270,64 @@ def test_eager_child_has_its_own_steps(listen, clock, way, child_is):
     assert found.busy < 1
 
 
+@eager
+@pytest.mark.parametrize(
+    ("way", "first"),
+    [("instrument", True), ("instrument", False), ("install after", True), ("install before", False)],
+)
+def test_span_in_an_eager_task_is_not_the_makers(listen, clock, way, first):
+    """A plain span in an eager task that nobody drives is that task's own, also where its first step is one of the
+    driven coroutine that makes it; and what that one's steps add up to is what it had.
+    """
+    inspector = listen(clock=clock)
+    found = {}
+
+    async def child(future):
+        with span("child") as inner:
+            found["task"] = inner._key == id(asyncio.current_task())
+            clock.advance(1)
+            await future
+            clock.advance(2)
+
+    async def parent():
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        with span("inside") as inside:
+            task = loop.create_task(child(future), name="a name")
+            assert task.get_name() == "a name"
+            assert current_span() is inside
+            with span("later"):
+                clock.advance(4)
+            await asyncio.sleep(0)
+            future.set_result(None)
+            await task
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        if first:
+            loop.set_task_factory(asyncio.eager_task_factory)
+        undo = install() if way == "install before" else bool
+        driven = loop.create_task(instrument(parent(), name="parent"))
+        loop.set_task_factory(asyncio.eager_task_factory)
+        undo()
+        if way == "install after":
+            await asyncio.sleep(0)
+            install()()
+        await driven
+        await asyncio.sleep(0)
+        assert ("create_task" in vars(loop)) == (way == "instrument")
+
+    asyncio.run(main())
+    assert found["task"]
+    snapshot = inspector.snapshot()
+    (child_view,) = (task for task in snapshot.tasks if task.name == "child")
+    (inside_view,) = (task for task in snapshot.tasks if task.name == "inside")
+    (later_view,) = (task for task in snapshot.tasks if task.name == "later")
+    assert child_view.parent_id == later_view.parent_id == inside_view.id
+    assert (child_view.polls, child_view.busy) == (1, 0)
+    assert later_view.busy == pytest.approx(4)
+
+
 def test_driver_is_small():
     """A driver is one object with slots: no dict."""
     driven = instrument(plain())

@@ -1,6 +1,7 @@
 """Wakes: the moment in which what a task waits for completes, heard on the loop's `call_soon`."""
 
 import asyncio
+import functools
 import gc
 import logging
 import threading
@@ -302,6 +303,130 @@ def test_undo_restores_the_call_soon_that_was_there(factory):
     loop.close()
 
 
+@pytest.mark.parametrize("way", ["install", "instrument", "instrument before"])
+def test_undo_leaves_nobody_deaf(go, listen, clock, way):
+    """Driven tasks have their wakes noted when `install` is undone, too; after the last one nothing is left."""
+    inspector = listen(clock=clock)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        futures = [loop.create_future() for _ in range(3)]
+        if way == "instrument before":
+            tasks = [loop.create_task(instrument(waits_for(future))) for future in futures]
+            await soon()
+        with install():
+            if way == "install":
+                tasks = [loop.create_task(waits_for(future)) for future in futures]
+            elif way == "instrument":
+                tasks = [asyncio.Task(waits_for_instrumented(future), loop=loop) for future in futures]
+            await soon()
+        assert "create_task" not in vars(loop)
+        for future, task in zip(futures, tasks, strict=True):
+            assert "call_soon" in vars(loop)
+            future.set_result(None)
+            clock.advance(0.05)
+            await task
+        assert "call_soon" not in vars(loop)
+
+    async def waits_for_instrumented(future):
+        await instrument(waits_for(future))
+
+    go(main)
+    names = inspector.snapshot().names["waits_for"]
+    assert names.wakes == 3
+    assert names.scheduled_delays.sum == pytest.approx(0.15)
+
+
+@pytest.mark.parametrize("again", ["install", "instrument"])
+def test_hearing_goes_on_where_it_was_about_to_end(go, listen, again):
+    """Somebody else needs it before the last task of an undone `install` is through."""
+    inspector = listen()
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        first = loop.create_future()
+        with install():
+            task = loop.create_task(waits_for(first))
+            await soon()
+            hearing = vars(loop)["call_soon"]
+        assert vars(loop)["call_soon"] is not hearing
+        if again == "install":
+            undo = install()
+        else:
+            await instrument(waits_for(asyncio.sleep(0.001)))
+        assert vars(loop)["call_soon"] is hearing
+        first.set_result(None)
+        await task
+        await soon()
+        assert vars(loop)["call_soon"] is hearing
+        if again == "install":
+            await loop.create_task(waits_for(asyncio.sleep(0.001)))
+            undo()
+            assert "call_soon" not in vars(loop)
+
+    go(main)
+    assert inspector.snapshot().names["waits_for"].wakes == 2
+
+
+def test_a_wrapper_with_all_of_our_attributes_stays(factory, listen):
+    """`functools.wraps` copies what we have set on ours; theirs is not ours for that."""
+    listen()
+    loop = factory()
+    for _ in range(2):
+        undo = install(loop)
+        ours = loop.call_soon
+        loop.call_soon = theirs = functools.wraps(ours)(lambda *args, ours=ours, **kwargs: ours(*args, **kwargs))
+        undo()
+        assert loop.call_soon is theirs
+        assert loop.run_until_complete(asyncio.sleep(0, 7)) == 7
+    loop.close()
+
+
+def test_somebody_else_s_call_soon_over_one_that_is_leaving(listen):
+    """It stays, and what is below goes on handing through."""
+    inspector = listen()
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        with install():
+            task = loop.create_task(waits_for(asyncio.sleep(0.001)))
+            await soon()
+        below = loop.call_soon
+
+        def over(callback, *args, context=None):
+            return below(callback, *args, context=context)
+
+        loop.call_soon = over
+        await task
+        await soon()
+        assert loop.call_soon is over
+
+    asyncio.run(main())
+    assert inspector.snapshot().names["waits_for"].wakes == 1
+
+
+def test_undo_keeps_no_task_alive(listen):
+    """A task under way that the program lets go of is collected, and counts as ended."""
+    listen()
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        with install():
+            task = loop.create_task(waits_for(loop.create_future()))
+            await soon()
+        assert "call_soon" in vars(loop)
+        collected = weakref.ref(task)
+        # Nothing but its own cycle holds it now.
+        task._log_destroy_pending = False
+        del task
+        gc.collect()
+        assert collected() is None
+        await soon()
+        assert "call_soon" not in vars(loop)
+
+    asyncio.run(main())
+
+
 def test_loops_are_not_kept_alive(factory, listen):
     """A loop that was heard goes when the application lets go of it."""
     listen()
@@ -314,6 +439,7 @@ def test_loops_are_not_kept_alive(factory, listen):
     gc.collect()
     assert undone() is None
     loop = factory()
+    loop.call_soon = functools.partial(loop.call_soon)
     install(loop)
     loop.run_until_complete(waits_for(asyncio.sleep(0)))
     never_undone = weakref.ref(loop)
