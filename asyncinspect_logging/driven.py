@@ -129,7 +129,7 @@ class DrivenSpan(Span):
             self._introduce(audience, "spawn")
 
     def start(self, ident: int) -> Audience | None:
-        """The first step begins, in the thread `ident`; returns who hears of the span."""
+        """The first step begins, in the thread `ident` (0: none, see `drop`); returns who hears of the span."""
         if self.number:
             pending.pop(self.number, None)
             audience = self._audience
@@ -156,7 +156,11 @@ class DrivenSpan(Span):
             if self.code is None:
                 self._introduce(audience)
             else:
-                audience.receive(SpanRecord(self, "enter", t, audience.logger_name))
+                record = SpanRecord(self, "enter", t, audience.logger_name)
+                if ident:
+                    audience.receive(record)
+                else:
+                    audience.receive_later(record)
         token = current.set(self)
         if not self.context_is_own:
             # A context that only this task has need not be put in order again, and so one token less is kept.

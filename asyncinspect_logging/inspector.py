@@ -25,7 +25,7 @@ from .errors import ConfigError
 from .placing import Placing
 from .records import payload_of
 from .retention import Note
-from .routing import Clock, Listener
+from .routing import Clock, Listener, deliver_held
 from .snapshot import Snapshot
 from .spans import Span
 from .summary import summarize
@@ -196,6 +196,7 @@ class Inspector:
 
     def snapshot(self, *, tasks: bool = True) -> Snapshot:
         """Everything as of now. Without `tasks`, `.tasks` is empty, and the cost is the same however many there are."""
+        deliver_held()
         opened.close_collected(sys.maxsize if tasks else _OWNERS_A_SCRAPE)
         with self._lock:
             self._work()

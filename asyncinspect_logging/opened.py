@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from . import process
+from .routing import deliver_held
 from .steps import stepping
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def end_all(top: Span | None, outcome: str) -> None:
 
 
 def _at_exit() -> None:
+    deliver_held()
     for top in list(open_of.values()):
         end_all(top, "interrupted")
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-from . import clock
+from . import clock, process
 from .diagnostics import troubles, warn_once
 from .fields import FieldPolicy
 from .records import LEVELS, TRACE, SpanRecord
@@ -20,7 +21,17 @@ from .records import LEVELS, TRACE, SpanRecord
 if TYPE_CHECKING:
     from .spans import Span
 
-__all__ = ["DEFAULT_POLICY", "Audience", "Clock", "Listener", "Route", "delivering", "report", "route_of"]
+__all__ = [
+    "DEFAULT_POLICY",
+    "Audience",
+    "Clock",
+    "Listener",
+    "Route",
+    "deliver_held",
+    "delivering",
+    "report",
+    "route_of",
+]
 
 
 class Clock(Protocol):
@@ -110,6 +121,7 @@ class Audience:
         """The audience of one span after its first record has been delivered: handlers whose filters refused it are
         not asked again and hear no more of the span.
         """
+        deliver_held()
         step = LEVELS[record.kind] == TRACE
         heard = tuple(
             handler
@@ -128,13 +140,44 @@ class Audience:
 
     def receive(self, record: SpanRecord) -> None:
         """Deliver a later record of a span to its audience."""
+        if _held:
+            deliver_held()
+        self._hand_out(record)
+
+    def _hand_out(self, record: SpanRecord) -> None:
         for handler in self.steps if LEVELS[record.kind] == TRACE else self.receivers:
             _deliver(handler, record, first=False)
 
+    def receive_later(self, record: SpanRecord) -> None:
+        """Deliver a record before the next one, and not now: a finaliser may run while its thread holds a lock that a
+        handler, or a queue behind one, would wait for.
+        """
+        _held.append((self, record))
+
     def annotate(self, record: logging.LogRecord) -> None:
         """Deliver an ordinary record to every handler that hears of the span."""
+        deliver_held()
         for handler in dict.fromkeys(self.accepting + self.receivers):
             _deliver(handler, record, first=True)
+
+
+_held: Final[deque[tuple[Audience, SpanRecord]]] = deque()
+
+
+def deliver_held() -> None:
+    """Deliver what finalisers had to say."""
+    while _held and not delivering.now:
+        try:
+            audience, record = _held.popleft()
+        except IndexError:  # another thread is at it too
+            return
+        audience._hand_out(record)
+
+
+@process.after_fork
+def _forget_held() -> None:
+    """The parent delivers them."""
+    _held.clear()
 
 
 def _nobody(span: object = None) -> None:
@@ -232,15 +275,19 @@ class Route:
     def audience(self) -> Audience | None:
         """Who hears a span that begins now, or None."""
         own = self.logger
-        if (
-            own.handlers != self._handlers
-            or self._root.handlers != self._root_handlers
-            or own._cache.get(10) is not self._enabled  # type: ignore[attr-defined]
-            or own.propagate is not self._propagates
-            or own.disabled
-            or own.filters
-            or self._filters
-        ):
+        try:
+            if (
+                own.handlers != self._handlers
+                or self._root.handlers != self._root_handlers
+                or own._cache[10] is not self._enabled  # type: ignore[attr-defined]
+                or own.propagate is not self._propagates
+                or own.disabled
+                or own.filters
+                or self._filters
+            ):
+                return self._look()
+        except KeyError:
+            # Emptied, since some level was set.
             return self._look()
         if self._more is not None:
             lists, loggers = self._more

@@ -56,7 +56,7 @@ else:
         if len(_tasks) == 1:
             try:
                 (loop,) = _tasks
-                if loop.__class__ is asyncio.SelectorEventLoop and loop._thread_id == ident:
+                if loop.__class__ is asyncio.SelectorEventLoop and loop._thread_id == ident:  # type: ignore[attr-defined]
                     return _tasks[loop]
             except (KeyError, RuntimeError, ValueError):
                 pass  # another thread was at it meanwhile
@@ -316,7 +316,12 @@ class Span:
         if self.listed:
             audience.announce(self)
         if audience.receivers:
-            audience.receive(SpanRecord(self, "exit", self.exited_at, audience.logger_name))
+            record = SpanRecord(self, "exit", self.exited_at, audience.logger_name)
+            if isinstance(exc, GeneratorExit):
+                # Closed, or collected: then this is a finaliser.
+                audience.receive_later(record)
+            else:
+                audience.receive(record)
         if not self.number % 61:
             audience.settle()
 

@@ -8,12 +8,15 @@ import logging
 import logging.config
 import logging.handlers
 import os
+import queue
 import re
+import subprocess
 import sys
 import threading
 import time
 import traceback
 import tracemalloc
+import warnings
 
 import pytest
 
@@ -24,6 +27,7 @@ from asyncinspect_logging import (
     annotate,
     current_span,
     diagnostics,
+    install,
     instrument,
     run,
     span,
@@ -951,3 +955,90 @@ def test_page_is_stable_when_nothing_happens(listen):
     exporter = PrometheusExporter(inspector)
     pages = {re.sub(r"(?m)^async_inspect_(memory|uptime|scrape|process).*\n", "", exporter.gather()) for _ in range(10)}
     assert len(pages) == 1
+
+
+# -- finalisers ------------------------------------------------------------------------------------------------------
+
+
+def test_collected_while_a_lock_of_a_handler_is_held(listen):
+    """A finaliser runs in the middle of anything: even while its thread puts something into the queue of a handler."""
+    records = queue.Queue()
+    handler = logging.handlers.QueueHandler(records)
+    handler.accepts_spans = True
+    LOGGER.addHandler(handler)
+    inspector = listen()
+
+    def generator():
+        with span("generator"):
+            yield
+
+    async def coroutine():
+        with span("coroutine"):
+            await asyncio.sleep(0)
+
+    async def main():
+        return None
+
+    suspended, driven = generator(), instrument(coroutine(), name="driven")
+    next(suspended)
+    driven.send(None)
+    current.set(None)  # as in a task, whose context is its own
+    loop = asyncio.new_event_loop()
+    with install(loop):
+        pending = loop.create_task(main())
+    loop._ready.clear()  # type: ignore[attr-defined]
+    pending._log_destroy_pending = False
+    while not records.empty():
+        records.get()
+
+    def collect():
+        nonlocal suspended, driven, pending
+        with records.mutex, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            del suspended, driven, pending
+            gc.collect()
+
+    collecting = threading.Thread(target=collect, daemon=True)
+    collecting.start()
+    collecting.join(20)
+    assert not collecting.is_alive()
+    loop.close()
+    assert records.empty()
+    with span("next"):
+        pass
+    told = [record.asyncinspect for record in list(records.queue)]
+    ended = {each["name"]: each["outcome"] for each in told if each["kind"] == "exit"}
+    assert {name.rpartition(".")[2]: outcome for name, outcome in ended.items()} == {
+        "generator": "abandoned",
+        "coroutine": "abandoned",
+        "driven": "abandoned",
+        "main": "abandoned",
+        "next": "completed",
+    }
+    assert [each["seq"] for each in told] == sorted(each["seq"] for each in told)
+    assert all(view.live == 0 for view in inspector.snapshot().names.values())
+
+
+def test_held_records_are_delivered_at_the_end_of_the_process():
+    """What nothing comes after is told all the same."""
+    script = """
+import logging, sys
+from asyncinspect_logging import AsyncInspectHandler, span
+
+class Print(logging.Handler):
+    accepts_spans = True
+    def emit(self, record):
+        print(record.asyncinspect["kind"], record.asyncinspect["name"], flush=True)
+
+logging.getLogger().addHandler(Print())
+
+def generator():
+    with span("job"):
+        yield
+
+suspended = generator()
+next(suspended)
+suspended.close()
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (ran.stdout.split("\n"), ran.stderr) == (["enter job", "exit job", ""], "")

@@ -38,6 +38,8 @@ FRONT = {
     "routing",
     "records",
     "decorate",
+    "eager",
+    "in_front",
 }
 #: What an exporter may take from outside its own package.
 FOR_EXPORTERS = {"catalogue", "clock", "config", "diagnostics", "errors", "inspector", "snapshot", "states", "process"}
