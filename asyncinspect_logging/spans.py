@@ -177,7 +177,7 @@ class Span:
             else:
                 self.tally = self.steps = None
                 if _OLD:
-                    task = _task_in(ident)
+                    task = _task_in(ident)  # type: ignore[name-defined,unused-ignore]
                 else:
                     loop = _running_loop()
                     task = _current_task(loop) if loop is not None else other_task() if "trio" in _modules else None
