@@ -8,15 +8,19 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from .books import Books
+from .catalogue import LAG_BOUNDS
 from .driven import DrivenSpan
+from .notices import NO_SPAN, Beat, Misuse
 from .sequence import Seen
-from .spans import Misuse, Span
-from .totals import Folded, NameTotals
+from .spans import Span
+from .totals import Folded, NameTotals, nanoseconds
 
 __all__ = ["Announced"]
+
+_LAG_BOUNDS_NS: Final = nanoseconds(LAG_BOUNDS)
 
 
 class Announced:
@@ -28,7 +32,7 @@ class Announced:
         self.numbers = Seen()
 
     def take(self, announcements: Iterable[Any], over: deque[Span] | None = None) -> None:
-        """Each announcement is a span that begins, whose tally has grown, or that is over; or else a misuse of one.
+        """Each announcement is a span that begins, whose tally has grown, or that is over; or else a notice.
 
         Most spans are over when this comes to their beginning. They are counted then and there, never enter the live
         ones, and do not announce their end, since nobody has set `listed`. With `over`, those that are over stay live
@@ -53,8 +57,8 @@ class Announced:
                     over.append(span)
                     continue
                 folded = books.folded.pop(number, _NOTHING)
-            elif span.__class__ is Misuse:
-                books.dropped["duplicate"] += 1
+            elif number == NO_SPAN:
+                self._notice(span)
                 continue
             elif seen.add(number):
                 expected = seen.high + 1
@@ -102,6 +106,14 @@ class Announced:
                     total.add_finished(tally, duration)
                 else:
                     total.fold_finished(tally, folded, duration)
+
+    def _notice(self, notice: Any) -> None:
+        books = self._books
+        if notice.__class__ is Beat:
+            books.findings.lag.observe(notice.lag, _LAG_BOUNDS_NS)
+            books.quiet_looks = 0
+        elif notice.__class__ is Misuse:
+            books.dropped["duplicate"] += 1
 
     def _fold(self, span: Span) -> None:
         if span.tally is not None:

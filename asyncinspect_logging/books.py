@@ -6,15 +6,21 @@ the snapshot (`summary`) is read from here.
 
 from __future__ import annotations
 
+from typing import Final
+
 from .catalogue import DROP_REASONS, DURATION_BOUNDS, OTHER
 from .config import Config
+from .detect.findings import Findings
 from .retention import Retention
 from .spans import Span
 from .states import LIVE
 from .told import ToldSpan
 from .totals import Folded, NameTotals, nanoseconds
 
-__all__ = ["Books"]
+__all__ = ["QUIET", "Books"]
+
+#: Looks in a row at which there was nothing to watch, after which it is not worth looking.
+QUIET: Final = 20
 
 
 class Books:
@@ -30,6 +36,9 @@ class Books:
         self.totals: dict[str, NameTotals] = {}
         self.dropped = dict.fromkeys(DROP_REASONS, 0)
         self.retention = Retention(config)
+        self.findings = Findings()
+        # Looks of the detectors since somebody told of what is to be watched: a beating loop, or a task that waits.
+        self.quiet_looks = QUIET
         self.logs = 0
         self.bounds = bounds
         self.bounds_ns = nanoseconds(bounds)

@@ -18,15 +18,17 @@ from typing import Any, ClassVar, Final, NamedTuple
 from . import clock as system_clock
 from . import opened, process
 from .announced import Announced
-from .books import Books
+from .books import QUIET, Books
 from .config import Config
+from .detect.findings import DEADLOCK, tell
+from .detect.watch import watch
 from .diagnostics import warn_once
 from .errors import ConfigError
 from .placing import Placing
 from .records import payload_of
 from .retention import Note
 from .routing import Clock, Listener, deliver_held
-from .snapshot import Snapshot
+from .snapshot import Finding, Snapshot
 from .spans import Span
 from .summary import summarize
 
@@ -34,6 +36,7 @@ __all__ = ["Inspector"]
 
 #: Announcements after which they are worked off; spans of this process see to that by `Listener.settle`.
 _BATCH: Final = 128
+_Callback = Callable[[Finding], object]
 #: Owners looked at in a scrape for having been collected; a full snapshot looks at all.
 _OWNERS_A_SCRAPE: Final = 100
 
@@ -82,6 +85,8 @@ class Inspector:
         self._lock = threading.RLock()
         self._busy = False
         self._failure: Exception | None = None
+        self._on_finding: list[_Callback] = []
+        self._on_deadlock: list[_Callback] = []
         self._start()
         process.after_fork(self._after_fork)
 
@@ -142,7 +147,7 @@ class Inspector:
                 self._work()
             finally:
                 lock.release()
-            self._confess()
+            self._after_work()
 
     # -- working off: only ever under the lock -----------------------------------------------------------------------
 
@@ -186,13 +191,58 @@ class Inspector:
             else:
                 place(item)
 
-    def _confess(self) -> None:
+    def _after_work(self) -> None:
         """Tell of a failure, after the lock was given back: whoever is told may need it."""
+        if self._books.quiet_looks == 0:
+            watch(self)
         failure, self._failure = self._failure, None
         if failure is not None:
             warn_once("inspector", type(failure).__qualname__, "a span could not be counted: %r", failure)
 
     # -- out ---------------------------------------------------------------------------------------------------------
+
+    def on_finding(self, callback: Callable[[Finding], object]) -> Callable[[], None]:
+        """Call `callback` with each finding from now on, in the thread that tells it (the watcher's, or that of a
+        snapshot). Returns what takes the callback off again.
+        """
+        return self._call_back(self._on_finding, callback)
+
+    def on_deadlock(self, callback: Callable[[Finding], object]) -> Callable[[], None]:
+        """The same for deadlocks alone."""
+        return self._call_back(self._on_deadlock, callback)
+
+    def _call_back(self, callbacks: list[_Callback], callback: _Callback) -> Callable[[], None]:
+        if not callable(callback):
+            raise ConfigError(f"callback={callback!r} cannot be called; write a function that takes a Finding")
+        callbacks.append(callback)
+        return lambda: callbacks.remove(callback) if callback in callbacks else None
+
+    def look(self) -> None:
+        """Have the detectors look at what no record can say, and tell of what was found.
+
+        Every snapshot does that, and while tasks are driven or wait for each other, a thread does it a few times a
+        second. Raises nothing.
+        """
+        deliver_held()
+        with self._lock:
+            self._books.quiet_looks += 1
+            self._work()
+        self._after_work()
+        self._tell()
+
+    def has_something_to_watch(self) -> bool:
+        """Whether looking again may show what looking now has not."""
+        return self._books.quiet_looks < QUIET
+
+    def _tell(self) -> None:
+        """Tell of the findings, without the lock: whoever is told may need it."""
+        untold = self._books.findings.untold
+        while untold:
+            try:
+                finding = untold.popleft()
+            except IndexError:  # another thread is at it too
+                return
+            tell(finding, self._on_finding + (self._on_deadlock if finding.kind == DEADLOCK else []))
 
     def snapshot(self, *, tasks: bool = True) -> Snapshot:
         """Everything as of now. Without `tasks`, `.tasks` is empty, and the cost is the same however many there are."""
@@ -206,7 +256,8 @@ class Inspector:
                 snapshot = summarize(self._books, self._placing, self.clock, tasks=tasks)
             finally:
                 self._busy = busy
-        self._confess()
+        self._after_work()
+        self._tell()
         return snapshot
 
     # -- settings ----------------------------------------------------------------------------------------------------

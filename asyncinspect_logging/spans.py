@@ -13,18 +13,19 @@ import weakref
 from _thread import get_ident
 from collections.abc import Callable, Iterable, Mapping
 from types import CodeType, TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from . import process
 from .diagnostics import warn_once
 from .fields import error_of, text_of
+from .notices import Misuse
 from .opened import open_of, other_task
 from .records import SpanRecord
 from .routing import DEFAULT_POLICY, Audience, Route, delivering, route_of
 from .steps import Tally, end_part, stepping, unpack
 from .traceparent import format_traceparent, parse_parent
 
-__all__ = ["INHERIT", "LOGGER", "Misuse", "Span", "annotate", "current", "current_span", "span"]
+__all__ = ["INHERIT", "LOGGER", "Span", "annotate", "current", "current_span", "span"]
 
 if TYPE_CHECKING:
     from .driven import DrivenSpan
@@ -584,13 +585,6 @@ class Span:
 _tokens_aside: weakref.WeakKeyDictionary[Span, list[contextvars.Token[Span | None] | None]] = (
     weakref.WeakKeyDictionary()
 )
-
-
-class Misuse(NamedTuple):
-    """Announced in place of a span: a span of this name was entered or exited once too often."""
-
-    name: str
-    number: int = -1
 
 
 def span(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any
 
 from . import clock as system_clock
 from . import opened
@@ -12,15 +12,13 @@ from .books import Books
 from .catalogue import EVENT_TYPES, LAG_BOUNDS
 from .memory import memory_of
 from .placing import Placing
-from .snapshot import Histogram, NameView, Snapshot, TaskView
+from .snapshot import NameView, Snapshot, TaskView
 from .spans import Span
 from .states import TaskState
 from .told import ToldSpan
 from .views import task_view
 
 __all__ = ["summarize"]
-
-_NO_LAG: Final = Histogram(LAG_BOUNDS, (0,) * (len(LAG_BOUNDS) + 1), 0.0)
 
 
 def summarize(books: Books, placing: Placing, clock: Any, *, tasks: bool) -> Snapshot:
@@ -39,10 +37,10 @@ def summarize(books: Books, placing: Placing, clock: Any, *, tasks: bool) -> Sna
         events=MappingProxyType(_events(books, names)),
         dropped=MappingProxyType(_dropped(books, placing)),
         memory=MappingProxyType(memory_of(books, placing)),
-        findings=(),
-        deadlocks=0,
-        lints=MappingProxyType({}),
-        loop_lag=_NO_LAG,
+        findings=tuple(books.findings.kept),
+        deadlocks=books.findings.deadlocks,
+        lints=MappingProxyType(dict(books.findings.lints)),
+        loop_lag=books.findings.lag.histogram(LAG_BOUNDS),
     )
 
 

@@ -49,6 +49,15 @@ class Cell:
         self.counts = [0] * (bounds + 1)
         self.sum = 0
 
+    def observe(self, value: int, bounds: list[int]) -> None:
+        """Count a value (ns) in its bucket; `bounds` in ns."""
+        self.counts[bisect_left(bounds, value)] += 1
+        self.sum += value
+
+    def histogram(self, bounds: tuple[float, ...]) -> Histogram:
+        """As it is now, `bounds` in seconds."""
+        return Histogram(bounds, tuple(self.counts), self.sum / _NS)
+
 
 class Folded:
     """What of a live span's tally has been added to the totals already."""
@@ -230,11 +239,11 @@ class NameTotals:
         )
         durations = {}
         if completed:
-            durations["completed"] = _histogram(bounds, self.completed)
+            durations["completed"] = self.completed.histogram(bounds)
         if failed:
-            durations["failed"] = _histogram(bounds, self.failed)
+            durations["failed"] = self.failed.histogram(bounds)
         if cancelled:
-            durations["cancelled"] = _histogram(bounds, self.cancelled)
+            durations["cancelled"] = self.cancelled.histogram(bounds)
         # Those that nobody stepped: one poll each.
         alone = completed + failed + cancelled - self.observed
         counts = self.poll_counts.counts
@@ -255,10 +264,6 @@ class NameTotals:
             _steps(self.fast_polls, self.slow_polls, self.busy),
             _steps(self.fast_waits, self.slow_waits, self.scheduled),
         )
-
-
-def _histogram(bounds: tuple[float, ...], cell: Cell) -> Histogram:
-    return Histogram(bounds, tuple(cell.counts), cell.sum / _NS)
 
 
 def _steps(fast: int, slow: int, summed: int) -> Histogram:

@@ -1,0 +1,27 @@
+"""What is announced to an audience beside spans: see `routing.Listener`.
+
+Each is a named tuple of plain values, on its way from the application's side to the inspector's.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["NO_SPAN", "Beat", "Misuse"]
+
+#: The `number` of what is no span.
+NO_SPAN = -1
+
+
+class Misuse(NamedTuple):
+    """A span of this name was entered or exited once too often."""
+
+    name: str
+    number: int = NO_SPAN
+
+
+class Beat(NamedTuple):
+    """An event loop called back, `lag` ns later than it was asked to."""
+
+    lag: int
+    number: int = NO_SPAN
