@@ -13,6 +13,7 @@ from typing import Any, Final
 from .books import Books
 from .catalogue import LAG_BOUNDS
 from .driven import DrivenSpan
+from .frames import FrameTally
 from .notices import NO_SPAN, Beat, Misuse
 from .sequence import Seen
 from .spans import Span
@@ -76,12 +77,13 @@ class Announced:
                     # Asked again: one that ends in between may have missed that, and if it has not, and announces its
                     # end, is passed over here when its turn comes.
                     span.listed = True
-                    if span.outcome is None:
-                        live[number] = span
-                        continue
-                if over is not None:
-                    live[number] = span
+                if over is not None and span.outcome is not None:
                     over.append(span)
+                if over is not None or span.outcome is None:
+                    live[number] = span
+                    if tally.__class__ is FrameTally:
+                        # Counted among the driven ones already; see `_fold`.
+                        books.folded[number] = Folded()
                     continue
             else:
                 del live[number]
@@ -102,6 +104,8 @@ class Announced:
             else:
                 cell.counts[bisect_left(bounds, duration)] += 1
             if tally is not None:
+                if folded is _NOTHING and tally.__class__ is FrameTally:
+                    total.driven += 1
                 if folded is None or folded is _NOTHING:
                     total.add_finished(tally, duration)
                 else:
@@ -110,7 +114,8 @@ class Announced:
     def _notice(self, notice: Any) -> None:
         books = self._books
         if notice.__class__ is Beat:
-            books.findings.lag.observe(notice.lag, _LAG_BOUNDS_NS)
+            if notice.lag is not None:
+                books.findings.lag.observe(notice.lag, _LAG_BOUNDS_NS)
             books.quiet_looks = 0
         elif notice.__class__ is Misuse:
             books.dropped["duplicate"] += 1
@@ -120,6 +125,9 @@ class Announced:
             folded = self._books.folded.get(span.number)
             if folded is None:
                 folded = self._books.folded[span.number] = Folded()
+                if span.tally.__class__ is FrameTally:
+                    # It began without one.
+                    self._books.total_of(span.name, again=True).driven += 1
             self._fold_into(self._books.total_of(span.name, again=True), span, folded)
 
     def _fold_into(self, total: NameTotals, span: Span, folded: Folded) -> None:

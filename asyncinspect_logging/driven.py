@@ -73,6 +73,7 @@ class DrivenSpan(Span):
     _parent = INHERIT
     _owner = None
     _below = None
+    _frame = 0
 
     @property
     def tally(self) -> Any:  # type: ignore[override]

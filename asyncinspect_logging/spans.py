@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 from . import process
 from .diagnostics import warn_once
 from .fields import error_of, text_of
+from .frames import AVAILABLE, COROUTINE, FrameTally, held, hold, let_go, passed_through
 from .notices import Misuse
 from .opened import open_of, other_task
 from .records import SpanRecord
@@ -41,6 +42,7 @@ _default_route: Final = route_of(LOGGER)
 _weak = weakref.ref
 _new: Callable[[type[Span]], Span] = object.__new__
 _modules = sys.modules
+_frame = sys._getframe
 _running_loop = asyncio._get_running_loop
 
 _OLD: Final = sys.version_info < (3, 12)
@@ -100,7 +102,7 @@ class Span:
     outcome: str | None
     error: Mapping[str, Any]
     tally: Tally | None
-    steps: DrivenSpan | None
+    steps: DrivenSpan | FrameTally | None
     _audience: Audience | None
     _below: Span | None
     _key: int
@@ -108,6 +110,7 @@ class Span:
     _parent: Any
     _route: Route
     _token: contextvars.Token[Span | None] | None
+    _frame: int
     _code: CodeType
     _line: int
     _parent_closed: bool
@@ -121,6 +124,7 @@ class Span:
         "_audience",
         "_below",
         "_code",
+        "_frame",
         "_key",
         "_line",
         "_owner",
@@ -167,6 +171,7 @@ class Span:
                 self._token = current.set(self)
                 return self
             self.thread = ident = get_ident()
+            in_frame = False
             steps = stepping.get(ident)
             self.entered_at = t = audience.clock.monotonic_ns()
             if steps is not None and steps.started:
@@ -188,8 +193,11 @@ class Span:
                 else:
                     self._key = key = id(task)
                     self._owner = _weak(task)
+                    if AVAILABLE and _frame(1).f_code.co_flags & COROUTINE:
+                        in_frame = True
             self._below = below = open_of.get(key)
             self.listed = False
+            self._frame = 0
             self.number = number = process.new_number()
             if around is below and self._parent is INHERIT:
                 if around is None:
@@ -203,6 +211,8 @@ class Span:
             if self.fields:
                 self.fields = audience.policy.apply(self.fields)
             open_of[key] = self
+            if in_frame:
+                self._frame = hold(self, _frame(1))
             audience.announce(self)
             if audience.receivers:
                 self._introduce(audience)
@@ -242,6 +252,8 @@ class Span:
                 if exc is None and self.tally is None and not audience.receivers and open_of.get(key) is self:
                     # What `_end` comes to for most spans.
                     self.exited_at = t if t > self.entered_at else self.entered_at
+                    if self._frame:
+                        let_go(self)
                     below = self._below
                     if below is None:
                         del open_of[key]
@@ -259,6 +271,8 @@ class Span:
                 if self.outcome is None:
                     if getattr(self, "exited_at", 0) < self.entered_at:
                         self.exited_at = self.entered_at
+                    if self._frame:
+                        held.pop(self._frame, None)
                     above = open_of.get(self._key)
                     if above is self:
                         if self._below is None:
@@ -302,8 +316,13 @@ class Span:
             outcome = self._explain(exc)
         self.exited_at = t if t > self.entered_at else self.entered_at
         tally = self.tally
-        if tally is not None and self.steps.started:  # type: ignore[union-attr]
-            end_part(tally, t)
+        if tally is not None:
+            if self.steps.started:  # type: ignore[union-attr]
+                end_part(tally, t)
+            elif tally.__class__ is FrameTally and (exc is not None or outcome == "completed"):
+                tally.polls += 1  # begun by an exception; see `frames`
+        if self._frame:
+            let_go(self)
         key = self._key
         if open_of.get(key) is self:
             below = self._below
@@ -580,6 +599,8 @@ class Span:
         state = self.outcome or ("open" if self.number else "not entered")
         return f"<Span {self.name!r} {self.id or '-'} {state}>"
 
+
+passed_through.add(Span.__aenter__.__code__)
 
 #: The tokens of spans that were entered more than once, until the exits that belong to the enters too many.
 _tokens_aside: weakref.WeakKeyDictionary[Span, list[contextvars.Token[Span | None] | None]] = (

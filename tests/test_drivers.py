@@ -1324,7 +1324,7 @@ def test_span_in_an_eager_task_is_not_the_makers(listen, clock, way, first):
     (inside_view,) = (task for task in snapshot.tasks if task.name == "inside")
     (later_view,) = (task for task in snapshot.tasks if task.name == "later")
     assert child_view.parent_id == later_view.parent_id == inside_view.id
-    assert (child_view.polls, child_view.busy) == (1, 0)
+    assert (child_view.polls, child_view.busy) == (2, 3.0)
     assert later_view.busy == pytest.approx(4)
 
 
