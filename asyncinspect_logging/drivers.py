@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from types import CodeType, CoroutineType, TracebackType
 from typing import Any, Final, ParamSpec, TypeVar, overload
 
+from .detect import loop as heartbeat
 from .diagnostics import warn_once
 from .driven import DrivenSpan
 from .driver import Driver, drive, qualname_of, take_off_one
@@ -136,6 +137,7 @@ class Installed:
             self._ours = _driving(loop)
             loop.create_task = self._ours  # type: ignore[method-assign]
             hear(loop)
+            heartbeat.start(loop)
 
     def __call__(self) -> None:
         ours = self._ours
@@ -146,6 +148,7 @@ class Installed:
         ours._stop_driving()
         take_off(self._loop, "create_task", ours)
         unhear(self._loop)
+        heartbeat.stop(self._loop)
 
     def __enter__(self) -> Installed:
         return self
@@ -214,6 +217,8 @@ def _driven(coro: Any, context: Any) -> Any:
     audience = _route.audience()
     if audience is None or (audience.receivers and delivering.now):
         return coro
+    if audience is not heartbeat.known:
+        heartbeat.meet(audience)
     span = DrivenSpan.make(name, name, _route)
     span.spawn(audience, context)
     return drive(coro, span)

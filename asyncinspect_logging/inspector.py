@@ -20,6 +20,7 @@ from . import opened, process
 from .announced import Announced
 from .books import QUIET, Books
 from .config import Config
+from .detect.blocked import Watchdog
 from .detect.findings import DEADLOCK, tell
 from .detect.watch import watch
 from .diagnostics import warn_once
@@ -93,6 +94,7 @@ class Inspector:
     def _start(self) -> None:
         self._books = Books(self.config)
         self._announced = Announced(self._books)
+        self._watchdog = Watchdog(self.config.slow_poll, self.clock)
         self._placing = Placing(self._books, self.field_policy, self._announced.numbers)
 
     @classmethod
@@ -227,8 +229,10 @@ class Inspector:
         with self._lock:
             self._books.quiet_looks += 1
             self._work()
+            self._watchdog.look(self._books)
         self._after_work()
         self._tell()
+        self._watchdog.speak()
 
     def has_something_to_watch(self) -> bool:
         """Whether looking again may show what looking now has not."""
@@ -278,6 +282,7 @@ class Inspector:
         with self._lock:
             self._work()
             books = Books(self.config, self._books.bounds)
+            books.quiet_looks = self._books.quiet_looks
             self._announced.carry_over(self._books, books)
             self._placing.carry_over(self._books, books)
             self._books = books

@@ -21,7 +21,7 @@ class Misuse(NamedTuple):
 
 
 class Beat(NamedTuple):
-    """An event loop called back, `lag` ns later than it was asked to."""
+    """An event loop called back, `lag` ns later than it was asked to. None: it is one to be asked."""
 
-    lag: int
+    lag: int | None
     number: int = NO_SPAN

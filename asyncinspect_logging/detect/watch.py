@@ -7,66 +7,110 @@ from __future__ import annotations
 
 import contextvars
 import threading
+import time
 import weakref
 from typing import TYPE_CHECKING, Final
 
 from .. import process
 from ..diagnostics import warn_once
+from .loop import collections, hearts, rest
 
 if TYPE_CHECKING:
     from ..inspector import Inspector
 
 __all__ = ["watch"]
 
-_watched: Final[weakref.WeakSet[Inspector]] = weakref.WeakSet()
-_lock = threading.Lock()
+#: By id. A dict, because it is copied in one go whatever other threads and finalisers do meanwhile.
+_watched: Final[dict[int, weakref.ref[Inspector]]] = {}
+# Re-entrant: a finaliser that runs in the middle of what is done under it may have something to be watched, too.
+_lock = threading.RLock()
 _thread: threading.Thread | None = None
+#: Seconds between two looks, at most and at least.
 _LONGEST: Final = 0.25
+_SHORTEST: Final = 0.01
+#: Seconds by which the thread may be late without the process having stood still.
+_LATE: Final = 0.05
 
 
 def watch(inspector: Inspector) -> None:
-    """Have an inspector look a few times a second from now on, for as long as it lives and has something to watch."""
+    """Have an inspector look a few times a second from now on, for as long as it lives and has something to watch.
+
+    Raises nothing.
+    """
     global _thread
-    if inspector in _watched:
+    key = id(inspector)
+    if key in _watched:
         return
     with _lock:
-        _watched.add(inspector)
-        if _thread is None:
-            # A context of its own: a thread may inherit that of the one who starts it.
-            _thread = threading.Thread(
-                target=contextvars.Context().run, args=(_run,), name="asyncinspect-watcher", daemon=True
-            )
+        _watched[key] = weakref.ref(inspector, lambda _, forget=_watched.pop: forget(key, None))  # type: ignore[misc]
+        if _thread is not None:
+            return
+        # A context of its own: a thread may inherit that of the one who starts it.
+        _thread = threading.Thread(
+            target=contextvars.Context().run, args=(_run,), name="asyncinspect-watcher", daemon=True
+        )
+        collections.begin_timing()
+        try:
             _thread.start()
+        except RuntimeError as error:  # No more threads are to be had, or Python is shutting down.
+            _thread = None
+            collections.end_timing()
+            _watched.clear()
+            warn_once("watcher", "start", "what is stuck cannot be watched: %r", error)
 
 
 def _run() -> None:
-    global _thread
     me, pause = threading.current_thread(), threading.Event()
-    while True:
-        inspectors = list(_watched)
-        inspector: Inspector | None
-        for inspector in inspectors:
-            try:
-                inspector.look()
-                if not inspector.has_something_to_watch():
-                    _watched.discard(inspector)
-            except Exception as error:
-                warn_once("watcher", type(error).__qualname__, "a look at what is stuck failed: %r", error)
-        interval = min((inspector.config.slow_poll / 2 for inspector in inspectors), default=_LONGEST)
-        inspectors.clear()
-        inspector = None  # nothing here keeps one alive meanwhile
-        with _lock:
-            if not _watched or _thread is not me:
-                if _thread is me:
-                    _thread = None
-                return
-        pause.wait(min(max(interval, 0.01), _LONGEST))
+    while _stays(me):
+        interval = min(max(_look_all(), _SHORTEST), _LONGEST)
+        began, used = time.monotonic(), time.process_time()
+        pause.wait(interval)
+        late = time.monotonic() - began - interval
+        if late > _LATE and time.process_time() - used < late / 2:
+            # Suspended, or on a machine that slept. Had it been kept from running by its own threads, it would have
+            # used the time.
+            for heart in hearts():
+                heart.excuse()
+
+
+def _look_all() -> float:
+    """Have each of them look; returns the seconds until the next time."""
+    interval = _LONGEST
+    for reference in list(_watched.values()):
+        inspector = reference()
+        if inspector is None:
+            continue
+        try:
+            interval = min(interval, inspector.config.slow_poll / 2)
+            inspector.look()
+            if not inspector.has_something_to_watch():
+                _watched.pop(id(inspector), None)
+                rest()
+                # It may have been told of something just now, and have found itself watched still.
+                if inspector.has_something_to_watch():
+                    watch(inspector)
+        except Exception as error:
+            warn_once("watcher", type(error).__qualname__, "a look at what is stuck failed: %r", error)
+    return interval
+
+
+def _stays(me: threading.Thread) -> bool:
+    """Whether the thread has something to do; else it is not the watcher any more."""
+    global _thread
+    with _lock:
+        if _thread is me and not _watched:
+            _thread = None
+            collections.end_timing()
+            if _watched:  # by a finaliser, in this moment
+                _thread = me
+                collections.begin_timing()
+        return _thread is me
 
 
 def _after_fork() -> None:
     """The thread stayed behind, and the lock may be held by it."""
     global _thread, _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _thread = None
     _watched.clear()
 
