@@ -69,6 +69,7 @@ else:
         return _tasks.get(loop) if loop is not None else other_task() if "trio" in _modules else None
 
 
+_NO_LINKS: Final = ()
 _NO_ROOM: Final = (RecursionError, MemoryError)
 
 
@@ -614,7 +615,7 @@ def span(
     *,
     logger: Any = None,
     parent: Any = INHERIT,
-    links: Iterable[Span | str] = (),
+    links: Iterable[Span | str] = _NO_LINKS,
     **fields: Any,
 ) -> Span:
     """A span, not entered yet. Use it as a (sync or async) context manager, or as a decorator.
@@ -638,7 +639,7 @@ def span(
     self.number = 0
     self._token = None
     self._parent = parent
-    self.links = () if links == () else _link_ids(links)
+    self.links = () if links is _NO_LINKS else _link_ids(links)
     self._route = _default_route if logger is None else route_of(logger)
     return self
 

@@ -182,10 +182,9 @@ def steps(scale: Scale) -> dict[str, float]:
 
     async def main() -> dict[str, float]:
         async def in_task(count: int) -> None:
-            # A task made under install(), so that the driver is what the task is made of.
+            # A task made under install(), so that the driver is what the task is made of, and with wakes heard.
             with install():
-                task = asyncio.create_task(_steps(count))
-            await task
+                await asyncio.create_task(_steps(count))
 
         async def bare(count: int) -> None:
             await asyncio.create_task(_steps(count))
