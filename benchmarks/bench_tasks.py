@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from bench_spans import our_handler
+from least import least_create_task
 from measure import Floor, Scale, interleaved_async, ratios, young_gcs
 
 from asyncinspect_logging import install, instrument
@@ -50,6 +51,18 @@ def with_factory(function: Callable[[int], Awaitable[object]], factory: Any) -> 
             await function(count)
         finally:
             loop.set_task_factory(None)
+
+    return run
+
+
+def with_least(function: Callable[[int], Awaitable[object]]) -> Callable[[int], Awaitable[object]]:
+    async def run(count: int) -> None:
+        loop = asyncio.get_running_loop()
+        loop.create_task = least_create_task(loop)  # type: ignore[method-assign]
+        try:
+            await function(count)
+        finally:
+            del loop.create_task
 
     return run
 
@@ -107,12 +120,15 @@ def tasks(scale: Scale) -> dict[str, float]:
                 "bare": one_by_one,
                 "task": installed(one_by_one),
                 "by hand": with_factory(one_by_one, hand_written_factory),
+                "least": with_least(one_by_one),
                 "debug/4": in_debug_mode(one_by_one),
             },
             some,
         )
         measured = {f"task.{name}" if name != "task" else name: ratio for name, ratio in ratios(times, "bare").items()}
-        times = await interleaved_async({"bare": together, "task.together": installed(together)}, some)
+        times = await interleaved_async(
+            {"bare": together, "task.together": installed(together), "together.least": with_least(together)}, some
+        )
         return {**measured, **ratios(times, "bare")}
 
     with our_handler():

@@ -58,6 +58,7 @@ ROWS = (
         1.6,
         (
             ("hand-written factory with a span and counters", "task.by hand"),
+            ("the least that counts the same, without a guard (least.py)", "task.least"),
             ("OpenTelemetry asyncio", "task.otel"),
             ("aiomonitor", "task.aiomonitor"),
             ("ddtrace", "task.ddtrace"),
@@ -67,7 +68,12 @@ ROWS = (
             ("asyncio debug mode", "task.debug"),
         ),
     ),
-    Row("the same, all tasks made before the first one runs", "task.together", "×"),
+    Row(
+        "the same, all tasks made before the first one runs",
+        "task.together",
+        "×",
+        peers=(("the least that counts the same", "together.least"),),
+    ),
     Row(
         "a step under a driver, against a bare `await asyncio.sleep(0)`, on asyncio",
         "asyncio.step",
