@@ -1003,7 +1003,6 @@ def test_collected_while_a_lock_of_a_handler_is_held(listen):
     collecting.join(20)
     assert not collecting.is_alive()
     loop.close()
-    assert records.empty()
     with span("next"):
         pass
     told = [record.asyncinspect for record in list(records.queue)]
