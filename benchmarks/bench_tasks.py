@@ -13,7 +13,7 @@ from bench_spans import our_handler
 from least import least_create_task
 from measure import Floor, Scale, interleaved_async, ratios, young_gcs
 
-from asyncinspect_logging import install, instrument
+from asyncinspect_logging import install, instrument, span
 
 __all__ = ["child", "collections", "hand_written_factory", "one_by_one", "steps", "tasks", "together"]
 
@@ -140,6 +140,11 @@ async def _steps(count: int) -> None:
         await asyncio.sleep(0)
 
 
+async def _steps_in_a_span(count: int) -> None:
+    with span("steps"):
+        await _steps(count)
+
+
 class _TimedGenerator:
     """The least that sees each step: a generator between the task and the coroutine, which reads the clock."""
 
@@ -210,6 +215,7 @@ def steps(scale: Scale) -> dict[str, float]:
                 "bare": bare,
                 "step": in_task,
                 "awaited": lambda count: instrument(_steps(count)),
+                "held": lambda count: asyncio.create_task(_steps_in_a_span(count)),
                 "generator": lambda count: asyncio.create_task(_awaited(_TimedGenerator(_steps(count)))),
                 "object": lambda count: asyncio.create_task(_awaited(_TimedObject(_steps(count)))),
             },

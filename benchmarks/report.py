@@ -87,6 +87,7 @@ ROWS = (
         "×",
         peers=(("hand-written timed generator", "uvloop.generator"), ("timed wrapper object", "uvloop.object")),
     ),
+    Row("a step of an undriven coroutine that holds a plain span, on asyncio", "asyncio.held", "×"),
     Row("rendering a page of 1,000 names, all families, against `generate_latest`", "page", "×", 0.1),
     Row("that page", "page.ours_ms", "ms", peers=(("`generate_latest`", "page.latest_ms"),)),
     Row("the scrape with 100,000 live spans against the one with 10", "scrape.plain", "×", 1.2),
