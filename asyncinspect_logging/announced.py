@@ -14,7 +14,7 @@ from .books import Books
 from .catalogue import LAG_BOUNDS
 from .driven import DrivenSpan
 from .frames import FrameTally
-from .notices import NO_SPAN, Beat, Misuse
+from .notices import NO_SPAN, Beat, Misuse, Waiting
 from .sequence import Seen
 from .spans import Span
 from .totals import Folded, NameTotals, nanoseconds
@@ -116,6 +116,9 @@ class Announced:
         if notice.__class__ is Beat:
             if notice.lag is not None:
                 books.findings.lag.observe(notice.lag, _LAG_BOUNDS_NS)
+            books.quiet_looks = 0
+        elif notice.__class__ is Waiting:
+            books.waits.note(notice)
             books.quiet_looks = 0
         elif notice.__class__ is Misuse:
             books.dropped["duplicate"] += 1

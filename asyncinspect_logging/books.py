@@ -11,6 +11,7 @@ from typing import Final
 from .catalogue import DROP_REASONS, DURATION_BOUNDS, OTHER
 from .config import Config
 from .detect.findings import Findings
+from .detect.waiting import Waits
 from .retention import Retention
 from .spans import Span
 from .states import LIVE
@@ -37,6 +38,7 @@ class Books:
         self.dropped = dict.fromkeys(DROP_REASONS, 0)
         self.retention = Retention(config)
         self.findings = Findings()
+        self.waits = Waits(self.live)
         # Looks of the detectors since somebody told of what is to be watched: a beating loop, or a task that waits.
         self.quiet_looks = QUIET
         self.logs = 0

@@ -12,6 +12,7 @@ from types import CodeType, CoroutineType, TracebackType
 from typing import Any, Final, ParamSpec, TypeVar, overload
 
 from .detect import loop as heartbeat
+from .detect.sync import install_sync
 from .diagnostics import warn_once
 from .driven import DrivenSpan
 from .driver import Driver, drive, qualname_of, take_off_one
@@ -130,7 +131,8 @@ class Installed:
     # Not by a task factory: the loop keeps the one that the application has set or sets later, and Python 3.13.0 names
     # every task of a factory "None".
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, sync: bool = False) -> None:
+        self._undo_sync = install_sync() if sync else None
         self._loop = loop
         self._ours: Any = None
         if not hasattr(own_method(loop, "create_task"), "_stop_driving"):
@@ -139,7 +141,14 @@ class Installed:
             hear(loop)
             heartbeat.start(loop)
 
+    def undo_sync(self) -> None:
+        """Undo what concerns primitives, which are not of one loop alone."""
+        undo, self._undo_sync = self._undo_sync, None
+        if undo is not None:
+            undo()
+
     def __call__(self) -> None:
+        self.undo_sync()
         ours = self._ours
         if ours is None:
             return
@@ -224,10 +233,12 @@ def _driven(coro: Any, context: Any) -> Any:
     return drive(coro, span)
 
 
-def install(loop: asyncio.AbstractEventLoop | None = None) -> Installed:
+def install(loop: asyncio.AbstractEventLoop | None = None, *, sync: bool = False) -> Installed:
     """Give every task that the loop makes from now on a span, named by its coroutine, with every step seen.
 
     loop: default the running one. Returns what undoes it. Raises RuntimeError without a loop.
+    sync: have asyncio's locks, semaphores, conditions, events, barriers and queues, and anyio's locks and semaphores,
+    report who waits for them and who holds them, in all of the process.
     A task factory, there already or set later, goes on making the tasks. A second time on one loop does nothing.
     """
     if loop is None:
@@ -237,7 +248,7 @@ def install(loop: asyncio.AbstractEventLoop | None = None) -> Installed:
             raise RuntimeError(
                 "install() needs a running event loop; call it in a coroutine, or write install(loop)"
             ) from None
-    return Installed(loop)
+    return Installed(loop, sync)
 
 
 def run(
@@ -245,10 +256,14 @@ def run(
     *,
     debug: bool | None = None,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    sync: bool = False,
 ) -> _T:
-    """`asyncio.run` with `install()` from the first task on. Raises what that raises."""
+    """`asyncio.run` with `install(sync=sync)` from the first task on. Raises what `asyncio.run` raises."""
     if asyncio._get_running_loop() is not None:
         raise RuntimeError("run() cannot be called from a running event loop; write `await main()` or install()")
     with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
-        install(runner.get_loop())
-        return runner.run(main)
+        installed = install(runner.get_loop(), sync=sync)
+        try:
+            return runner.run(main)
+        finally:
+            installed.undo_sync()

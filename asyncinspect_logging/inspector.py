@@ -22,6 +22,7 @@ from .books import QUIET, Books
 from .config import Config
 from .detect.blocked import Watchdog
 from .detect.findings import DEADLOCK, tell
+from .detect.waiting import tell_dissolved
 from .detect.watch import watch
 from .diagnostics import warn_once
 from .errors import ConfigError
@@ -219,8 +220,9 @@ class Inspector:
         callbacks.append(callback)
         return lambda: callbacks.remove(callback) if callback in callbacks else None
 
-    def look(self) -> None:
-        """Have the detectors look at what no record can say, and tell of what was found.
+    def look(self, *, sparing: bool = False) -> None:
+        """Have the detectors look at what no record can say, and tell of what was found. `sparing`: but not at once
+        again at what takes long.
 
         Every snapshot does that, and while tasks are driven or wait for each other, a thread does it a few times a
         second. Raises nothing.
@@ -229,10 +231,30 @@ class Inspector:
         with self._lock:
             self._books.quiet_looks += 1
             self._work()
+            self._look_for_deadlocks(sparing=sparing)
             self._watchdog.look(self._books)
         self._after_work()
         self._tell()
         self._watchdog.speak()
+
+    def _look_for_deadlocks(self, *, sparing: bool) -> None:
+        books = self._books
+        try:
+            found, gone = books.waits.look(self._wall_ns, sparing=sparing)
+        except Exception as failure:
+            self._failure = failure
+            return
+        for finding in gone:
+            books.findings.withdraw(finding)
+            books.waits.dissolved.append(finding)
+        for finding in found:
+            books.findings.add(finding)
+        if books.waits.by_owner:
+            books.quiet_looks = 0
+
+    def _wall_ns(self) -> int:
+        """Unix time in ns, by the inspector's clock."""
+        return system_clock.wall_ns(self.clock.monotonic_ns(), self.clock)
 
     def has_something_to_watch(self) -> bool:
         """Whether looking again may show what looking now has not."""
@@ -247,6 +269,12 @@ class Inspector:
             except IndexError:  # another thread is at it too
                 return
             tell(finding, self._on_finding + (self._on_deadlock if finding.kind == DEADLOCK else []))
+        dissolved = self._books.waits.dissolved
+        while dissolved:
+            try:
+                tell_dissolved(dissolved.popleft())
+            except IndexError:
+                return
 
     def snapshot(self, *, tasks: bool = True) -> Snapshot:
         """Everything as of now. Without `tasks`, `.tasks` is empty, and the cost is the same however many there are."""
@@ -254,6 +282,7 @@ class Inspector:
         opened.close_collected(sys.maxsize if tasks else _OWNERS_A_SCRAPE)
         with self._lock:
             self._work()
+            self._look_for_deadlocks(sparing=not tasks)
             # Nothing may be worked off meanwhile, by a finaliser that runs in this thread.
             busy, self._busy = self._busy, True
             try:
@@ -285,6 +314,8 @@ class Inspector:
             books.quiet_looks = self._books.quiet_looks
             self._announced.carry_over(self._books, books)
             self._placing.carry_over(self._books, books)
+            books.waits = self._books.waits
+            books.waits.carry_over(books.live)
             self._books = books
 
     def _after_fork(self) -> None:

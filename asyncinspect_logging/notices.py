@@ -5,9 +5,12 @@ Each is a named tuple of plain values, on its way from the application's side to
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-__all__ = ["NO_SPAN", "Beat", "Misuse"]
+if TYPE_CHECKING:
+    from .detect.held import Wait
+
+__all__ = ["NO_SPAN", "Beat", "Misuse", "Waiting"]
 
 #: The `number` of what is no span.
 NO_SPAN = -1
@@ -24,4 +27,12 @@ class Beat(NamedTuple):
     """An event loop called back, `lag` ns later than it was asked to. None: it is one to be asked."""
 
     lag: int | None
+    number: int = NO_SPAN
+
+
+class Waiting(NamedTuple):
+    """A task begins to wait for a primitive, or (`over`) no longer does."""
+
+    wait: Wait
+    over: bool
     number: int = NO_SPAN

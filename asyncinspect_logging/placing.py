@@ -162,8 +162,15 @@ class Placing:
         if kind in ("suspend", "resume") and not config.track_polls:
             return
         span = self._books.live.get(telling.number)
+        if kind in ("wait", "acquire", "release"):
+            waits = self._books.waits
+            if not (waits.at_first_hand and telling.number in self._announced):
+                waits.tell(telling, "" if span is None else span.name)
+                if kind == "wait":
+                    self._books.quiet_looks = 0
         if span is None or self._books.retention.samples(span):
-            detail = telling.said.get("on") or telling.said.get("resource") or ""
+            resource = telling.said.get("resource", ())
+            detail = telling.said.get("on") or " ".join(part for part in resource[:2] if part)
             self._books.retention.note(Note(telling.wall, telling.number, kind, detail))
 
     @property

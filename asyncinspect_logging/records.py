@@ -17,7 +17,18 @@ from .states import OUTCOMES
 if TYPE_CHECKING:
     from .spans import Span
 
-__all__ = ["KEY", "LEVELS", "STEP_KINDS", "TRACE", "VERSION", "SpanRecord", "flaw_of", "is_whole", "payload_of"]
+__all__ = [
+    "KEY",
+    "LEVELS",
+    "STEP_KINDS",
+    "TRACE",
+    "VERSION",
+    "SpanRecord",
+    "flaw_of",
+    "is_id",
+    "is_whole",
+    "payload_of",
+]
 
 VERSION: Final = 1
 #: The one key of a record, an event dict or a JSON line under which everything of ours is.
@@ -203,6 +214,11 @@ def is_whole(value: object) -> TypeGuard[int]:
 
 def _hex(value: object, digits: int) -> bool:
     return isinstance(value, str) and _IDS[digits].fullmatch(value) is not None
+
+
+def is_id(value: object) -> TypeGuard[str]:
+    """Whether a value is 16 hex digits, not all of them 0."""
+    return _hex(value, 16)
 
 
 def flaw_of(payload: Mapping[str, Any]) -> str | None:

@@ -13,12 +13,13 @@ from typing import Any, Final, NamedTuple
 
 from .catalogue import STEP_BOUNDS
 from .fields import FieldPolicy, text_of
-from .records import flaw_of, is_whole
+from .records import flaw_of, is_id, is_whole
 from .steps import pack
 
 __all__ = ["Telling", "read"]
 
 _MAX_LINKS: Final = 32
+_MAX_HOLDERS: Final = 100
 
 
 class Telling(NamedTuple):
@@ -142,11 +143,54 @@ _EXIT: Final[dict[str, _Reader]] = {
     "slow_polls": _slow,
     "slow_waits": _slow,
 }
-_STEP: Final[dict[str, _Reader]] = {"on": _text, "resource": _text}
+
+
+def _resource(value: object, policy: FieldPolicy) -> tuple[str, str | None, int] | None:
+    """(kind, name, id); of one that is only a text, that is the kind, and the id is 0."""
+    if isinstance(value, str):
+        return text_of(value, policy.max_length), None, 0
+    if not isinstance(value, Mapping):
+        return None
+    kind, number = _text(value.get("kind"), policy), _hex(value.get("id"), policy)
+    return None if kind is None or number is None else (kind, _text(value.get("name"), policy), number)
+
+
+def _hex(value: object, policy: FieldPolicy) -> int | None:
+    return int(value, 16) if is_id(value) else None
+
+
+def _holders(value: object, policy: FieldPolicy) -> list[dict[str, Any]] | None:
+    """Those who hold what is waited for; None where not all of them can be read."""
+    if type(value) not in (list, tuple):
+        return None
+    holders: list[dict[str, Any]] = []
+    given: Any = value
+    for one in islice(given, _MAX_HOLDERS):
+        if not isinstance(one, Mapping):
+            return None
+        held = {key: reader(one.get(key), policy) for key, reader in _HOLDER.items()}
+        if held["owner"] is None or held["t"] is None:
+            return None
+        holders.append({key: found for key, found in held.items() if found is not None})
+    return holders
+
+
+_STEP: Final[dict[str, _Reader]] = {"on": _text}
+_OWNER: Final[dict[str, _Reader]] = {"owner": _hex, "task": _text, "root": _hex, "at": _text, "over": _truth}
+_HOLDER: Final[dict[str, _Reader]] = {**_OWNER, "id": _hex, "name": _text, "t": _number, "count": _number}
+_WAITING: Final[dict[str, _Reader]] = {
+    **_STEP,
+    **_OWNER,
+    "resource": _resource,
+    "holders": _holders,
+    "open": _truth,
+    "timeout": _truth,
+}
 _READERS: Final[dict[str, dict[str, _Reader]]] = {
     "spawn": _BEGIN,
     "enter": _BEGIN,
     "record": {"fields": _fields},
     "exit": _EXIT,
-    **dict.fromkeys(("suspend", "wake", "resume", "wait", "acquire", "release"), _STEP),
+    **dict.fromkeys(("suspend", "wake", "resume"), _STEP),
+    **dict.fromkeys(("wait", "acquire", "release"), _WAITING),
 }

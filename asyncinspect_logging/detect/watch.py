@@ -82,7 +82,7 @@ def _look_all() -> float:
             continue
         try:
             interval = min(interval, inspector.config.slow_poll / 2)
-            inspector.look()
+            inspector.look(sparing=True)
             if not inspector.has_something_to_watch():
                 _watched.pop(id(inspector), None)
                 rest()

@@ -1,0 +1,804 @@
+"""Primitives that say who waits for them and who holds them: drop-in subclasses of asyncio's, which take a `name=`.
+
+    from asyncinspect_logging.detect.sync import Lock
+
+    lock = Lock(name="db")
+
+`install(sync=True)` has asyncio's own classes (and anyio's Lock and Semaphore on asyncio) report as well, also those
+that exist already. A primitive does what asyncio's does, by asyncio's own code: what is here stands in front of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from types import CodeType
+from typing import Any, Final, NamedTuple, TypeVar
+
+from .. import clock, process
+from ..diagnostics import warn_once
+from ..notices import Waiting
+from ..routing import Audience, route_of
+from ..spans import LOGGER, Span, current_span
+from .held import HELD, Hold, Owner, Place, Resource, Wait, new_id
+from .timers import has_timeout
+
+__all__ = [
+    "Barrier",
+    "BoundedSemaphore",
+    "Condition",
+    "Event",
+    "LifoQueue",
+    "Lock",
+    "PriorityQueue",
+    "Queue",
+    "Semaphore",
+    "holders_of",
+    "install_sync",
+    "name_of",
+    "owner_of",
+]
+
+_T = TypeVar("_T")
+_route: Final = route_of(LOGGER)
+#: Through these modules a call comes here from the place where the application waits.
+_PASSED: Final = frozenset(
+    {
+        __name__,
+        "asyncio.locks",
+        "asyncio.queues",
+        "asyncio.tasks",
+        "contextlib",
+        "anyio._backends._asyncio",
+        "anyio._core._synchronization",
+    }
+)
+#: Those remembered who have set an event, put into a queue, and so on. Where there are more, anybody may.
+_MAX_FREERS: Final = 32
+#: Holders that a record lists; where there are more, it says that it does not list all.
+_MAX_LISTED: Final = 100
+#: An inspector is asked to look into what was announced at most once in so many ns for each primitive: that has it
+#: watch, and then it looks by itself.
+_OFTEN: Final = 100_000_000
+
+_owners: Final[dict[int, Owner]] = {}
+
+
+class _Known:
+    """What is known of a primitive. `ref` leads to it, and `settled` says when its audience was last asked to look."""
+
+    __slots__ = ("complete", "heard", "name", "ours", "ref", "resources", "settled")
+
+    def __init__(self, ref: weakref.ref[Any], name: str | None, complete: bool, ours: bool) -> None:
+        self.ref = ref
+        self.name = name
+        #: Whether it was seen from its beginning.
+        self.complete = complete
+        #: Whether it is of a class of this module, whose methods report.
+        self.ours = ours
+        self.resources: dict[str, Resource] = {}
+        self.settled = 0
+        self.heard: Any = None
+
+
+_known: Final[dict[int, _Known]] = {}
+
+
+def _know(primitive: Any, name: str | None = None, complete: bool = False, ours: bool = False) -> _Known:
+    key = id(primitive)
+
+    # The dict's method, and not ours, since it runs when the primitive is gone, in the middle of anything.
+    def forget(gone: object, forget_it: Any = _known.pop) -> None:
+        forget_it(key, None)
+
+    known = _known[key] = _Known(weakref.ref(primitive, forget), name, complete, ours)
+    return known
+
+
+def _resource(primitive: Any, kind: str) -> Resource:
+    """What is waited for of a primitive: of most there is one such thing, of a queue there are three."""
+    known = _known.get(id(primitive)) or _know(primitive)
+    found = known.resources.get(kind)
+    if found is None:
+        found = known.resources[kind] = Resource(kind, known.name)
+        if known.complete:
+            pass
+        elif kind == "lock":
+            found.unknown = int(primitive.locked())
+        elif kind == "semaphore" and not _patches.fresh:
+            bound = getattr(primitive, "_bound_value", None)
+            # Of how many a plain one had at first, nothing can be found out any more.
+            found.unknown = bound - primitive._value if bound is not None else sys.maxsize
+    return found
+
+
+# -- who -------------------------------------------------------------------------------------------------------------
+
+
+def _current_owner() -> Owner | None:
+    loop = asyncio._get_running_loop()
+    task = None if loop is None else asyncio.current_task(loop)
+    return None if task is None else _owners.get(id(task)) or owner_of(task)
+
+
+def owner_of(task: Any) -> Owner:
+    """The one owner that stands for an asyncio task."""
+    key = id(task)
+    owner = _owners.get(key)
+    if owner is None:
+        coro = task.get_coro()
+        span = getattr(coro, "span", None)
+        root = span.number if isinstance(span, Span) and getattr(span, "own_task", False) else 0
+
+        def forget(gone: object, forget_it: Any = _owners.pop) -> None:
+            forget_it(key, None)
+
+        name = getattr(coro, "__qualname__", None) or type(coro).__qualname__
+        owner = _owners[key] = Owner(new_id(), name, weakref.ref(task, forget), max(root, 0))
+    return owner
+
+
+def _place() -> tuple[Place, bool]:
+    """Where the application is, and whether it came by an `async with`."""
+    frame: Any = sys._getframe(2)
+    outermost, scoped = frame, False
+    while frame is not None and frame.f_globals.get("__name__") in _PASSED:
+        outermost = frame
+        scoped = scoped or frame.f_code.co_name == "__aenter__"
+        frame = frame.f_back
+    frame = frame or outermost
+    return Place(frame.f_code, frame.f_lineno), scoped
+
+
+# -- what is told ----------------------------------------------------------------------------------------------------
+
+
+class _Report(NamedTuple):
+    """A wait, and those who were told of it, by way of `span` if there was one."""
+
+    wait: Wait
+    audience: Audience
+    span: Span | None
+
+
+def _hearing() -> tuple[Audience | None, Span | None]:
+    """Who hears of the current span; without one, of any."""
+    span = current_span()
+    if span is not None and span.number > 0 and span._audience is not None:
+        return span._audience, span
+    return _route.audience(), None
+
+
+def _begin_wait(primitive: Any, kind: str) -> _Report | None:
+    """The current task is about to wait. Raises nothing."""
+    try:
+        audience, span = _hearing()
+        owner = _current_owner()
+        if audience is None or owner is None:
+            return None
+        resource = _resource(primitive, kind)
+        t = audience.clock.monotonic_ns()
+        place, _ = _place()
+        number, name = (0, "") if span is None else (span.number, span.name)
+        wait = Wait(owner, resource, t, place, number, name)
+        audience.announce(Waiting(wait, False))
+        if span is not None and audience.steps:
+            wait.timed = has_timeout(owner.task())
+            span._emit(audience, "wait", _wait_said(wait), t)
+        known = _known[id(primitive)]
+        if known.heard is not audience or t - known.settled > _OFTEN:
+            known.heard, known.settled = audience, t
+            audience.settle()
+        return _Report(wait, audience, span)
+    except Exception as error:
+        _failed(error)
+        return None
+
+
+def _end_wait(report: _Report | None, got: bool) -> None:
+    """It waits no longer, and has `got` what it waited for, or not. Raises nothing."""
+    if report is None:
+        return
+    try:
+        wait, audience, span = report
+        audience.announce(Waiting(wait, True))
+        if span is not None and audience.steps and not (got and wait.resource.kind in HELD):
+            _emit(span, audience, "acquire" if got else "release", wait.owner, wait.resource, wait.at)
+    except Exception as error:
+        _failed(error)
+
+
+def _taken(primitive: Any, kind: str) -> None:
+    """The current task has got it. Raises nothing."""
+    try:
+        resource = _resource(primitive, kind)
+        owner = _current_owner()
+        if owner is None or _only_acquires(owner):
+            resource.unknown += 1
+            return
+        hold = resource.holders.get(owner.number)
+        audience, span = _hearing()
+        t = clock.monotonic_ns() if audience is None else audience.clock.monotonic_ns()
+        place, scoped = _place()
+        if hold is not None and kind == "semaphore":
+            hold.count += 1
+            hold.scoped = hold.scoped and scoped
+        else:
+            hold = resource.holders[owner.number] = Hold(owner, t, place, scoped=scoped)
+            if span is not None:
+                hold.span, hold.span_name = span.number, span.name
+        if span is not None and audience is not None and audience.steps:
+            _emit(span, audience, "acquire", owner, resource, place, t)
+    except Exception as error:
+        _failed(error)
+
+
+def _only_acquires(owner: Owner) -> bool:
+    """Whether all that the task does is to acquire, for somebody else: made by `wait_for` (3.11) or by hand."""
+    coro = owner.task().get_coro()
+    return getattr(coro, "cr_code", None) in _acquire_codes
+
+
+def _let_go(primitive: Any, kind: str) -> None:
+    """One hold was given back. Raises nothing."""
+    try:
+        resource = _resource(primitive, kind)
+        owner = _current_owner()
+        hold = None if owner is None else resource.holders.get(owner.number)
+        if hold is not None:
+            hold.count -= 1
+            if not hold.count:
+                del resource.holders[hold.owner.number]
+            resource.paired = True
+        elif resource.unknown:
+            resource.unknown -= 1
+        else:
+            # One gives back what another took, and so whose turn that is cannot be told by who has it.
+            resource.open = True
+            if kind == "lock":
+                resource.holders.clear()
+        audience, span = _hearing()
+        if owner is not None and span is not None and audience is not None and audience.steps:
+            _emit(span, audience, "release", owner, resource)
+    except Exception as error:
+        _failed(error)
+
+
+def _freed(primitive: Any, kind: str) -> None:
+    """The current task did what one that waits for this needs somebody to do. Raises nothing."""
+    try:
+        resource = _resource(primitive, kind)
+        owner = _current_owner()
+        holders = resource.holders
+        if resource.open or (owner is not None and owner.number in holders):
+            return
+        if owner is None or len(holders) >= _MAX_FREERS:
+            resource.open = True
+            holders.clear()
+            return
+        place, _ = _place()
+        _, span = _hearing()
+        hold = Hold(owner, clock.monotonic_ns(), place)
+        if span is not None:
+            hold.span, hold.span_name = span.number, span.name
+        holders[owner.number] = hold
+    except Exception as error:
+        _failed(error)
+
+
+def _failed(error: Exception) -> None:
+    warn_once("sync", type(error).__qualname__, "a synchronisation primitive could not be followed: %r", error)
+
+
+def _emit(
+    span: Span, audience: Audience, kind: str, owner: Owner, resource: Resource, at: object = None, t: int = 0
+) -> None:
+    more = {"resource": _resource_said(resource), **_owner_said(owner)}
+    if at is not None:
+        more["at"] = str(at)
+    span._emit(audience, kind, more, t)
+
+
+def _resource_said(resource: Resource) -> dict[str, Any]:
+    said = {"kind": resource.kind, "id": f"{resource.id:016x}"}
+    if resource.name is not None:
+        said["name"] = resource.name
+    return said
+
+
+def _owner_said(owner: Owner) -> dict[str, Any]:
+    said = {"owner": f"{owner.number:016x}", "task": owner.name}
+    if owner.root:
+        said["root"] = process.span_id(owner.root)
+    return said
+
+
+def _wait_said(wait: Wait) -> dict[str, Any]:
+    said = {"resource": _resource_said(wait.resource), "at": str(wait.at), **_owner_said(wait.owner)}
+    holders = list(wait.resource.holders.values())
+    said["holders"] = [_hold_said(hold) for hold in holders[:_MAX_LISTED]]
+    if wait.resource.freers() is None or len(holders) > _MAX_LISTED:
+        said["open"] = True
+    if wait.timed:
+        said["timeout"] = True
+    return said
+
+
+def _hold_said(hold: Hold) -> dict[str, Any]:
+    said = {**_owner_said(hold.owner), "at": str(hold.at), "t": hold.t}
+    task = hold.owner.task()
+    if task is None or task.done():
+        said["over"] = True
+    if hold.count > 1:
+        said["count"] = hold.count
+    if hold.span:
+        said |= {"id": process.span_id(hold.span), "name": hold.span_name}
+    return said
+
+
+# -- the methods in front of asyncio's -------------------------------------------------------------------------------
+
+#: Tasks inside a primitive that is made of others, which then say nothing.
+_inside: Final[set[int]] = set()
+#: Code of the methods that acquire.
+_acquire_codes: Final[set[CodeType]] = set()
+
+
+def _strip(error: BaseException) -> None:
+    """Take our frame, through which an exception passes, off its traceback."""
+    tb = error.__traceback__
+    if tb is not None:
+        error.__traceback__ = tb.tb_next
+
+
+def _silent(primitive: Any, always: bool) -> bool:
+    """Whether a method is to do no more than asyncio's: after an undo, of what reports by itself, and inside another
+    primitive.
+    """
+    if not always:
+        if not _patches.count:
+            return True
+        known = _known.get(id(primitive))
+        if known is not None and known.ours:
+            return True
+    if not _inside:
+        return False
+    owner = _current_owner()
+    return owner is not None and owner.number in _inside
+
+
+def _go_inside() -> int:
+    """From now on the current task is inside a primitive; returns what to take out of `_inside` afterwards."""
+    owner = _current_owner()
+    if owner is None:
+        return 0
+    _inside.add(owner.number)
+    return owner.number
+
+
+def _acquiring(original: Any, kind: str, busy: Callable[[Any], bool], always: bool, inside: bool = False) -> Any:
+    """`acquire` of what is held. `busy(primitive)`: whether it has to be waited for. `inside`: it calls other methods
+    of the primitive.
+    """
+
+    @functools.wraps(original)
+    async def acquire(self: Any) -> Any:
+        number = 0
+        report = None
+        try:
+            if _silent(self, always):
+                return await original(self)
+            _see(self, kind)
+            if inside:
+                number = _go_inside()
+            if busy(self):
+                report = _begin_wait(self, kind)
+            got = await original(self)
+        except BaseException as error:
+            _inside.discard(number)
+            _end_wait(report, False)
+            _strip(error)
+            raise
+        _inside.discard(number)
+        _end_wait(report, True)
+        _taken(self, kind)
+        return got
+
+    _acquire_codes.add(acquire.__code__)  # type: ignore[attr-defined]
+    return acquire
+
+
+def _acquiring_at_once(original: Any, kind: str, always: bool) -> Any:
+    """`acquire_nowait` of what is held."""
+
+    @functools.wraps(original)
+    def acquire_nowait(self: Any) -> Any:
+        try:
+            got = original(self)
+        except BaseException as error:
+            _strip(error)
+            raise
+        # anyio's own `acquire` takes what is free by this.
+        if not _silent(self, always):
+            _taken(self, kind)
+        return got
+
+    return acquire_nowait
+
+
+def _releasing(original: Any, kind: str, always: bool) -> Any:
+    """`release` of what is held."""
+
+    @functools.wraps(original)
+    def release(self: Any) -> Any:
+        silent = _silent(self, always)
+        try:
+            if not silent:
+                _see(self, kind)
+            given = original(self)
+        except BaseException as error:
+            _strip(error)
+            raise
+        if not silent:
+            _let_go(self, kind)
+        return given
+
+    return release
+
+
+def _see(primitive: Any, kind: str) -> None:
+    """Look at a primitive for the first time before something is done with it. Raises nothing."""
+    try:
+        if id(primitive) not in _known:
+            _resource(primitive, kind)
+    except Exception as error:
+        _failed(error)
+
+
+def _waiting(
+    original: Any, kind: str, busy: Callable[[Any], bool], always: bool, inside: bool = False, joins: bool = False
+) -> Any:
+    """A method that waits until something is done. `inside`: by means of other primitives; `joins`: who has waited
+    does for others what they wait for when it comes back.
+    """
+
+    @functools.wraps(original)
+    async def wait(self: Any, *args: Any, **kwargs: Any) -> Any:
+        number = 0
+        report = None
+        try:
+            if _silent(self, always):
+                return await original(self, *args, **kwargs)
+            if joins:
+                _taken_out(self, kind)
+            if busy(self):
+                report = _begin_wait(self, kind)
+            if inside:
+                number = _go_inside()
+            got = await original(self, *args, **kwargs)
+        except BaseException as error:
+            _inside.discard(number)
+            _end_wait(report, False)
+            _strip(error)
+            raise
+        _inside.discard(number)
+        _end_wait(report, True)
+        if joins:
+            _freed(self, kind)
+        return got
+
+    return wait
+
+
+def _taken_out(primitive: Any, kind: str) -> None:
+    """Who waits itself frees nobody. Raises nothing."""
+    try:
+        owner = _current_owner()
+        if owner is not None:
+            _resource(primitive, kind).holders.pop(owner.number, None)
+    except Exception as error:
+        _failed(error)
+
+
+def _freeing(original: Any, kind: str, always: bool) -> Any:
+    """A method that does what others wait for."""
+
+    @functools.wraps(original)
+    def free(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            given = original(self, *args, **kwargs)
+        except BaseException as error:
+            _strip(error)
+            raise
+        if not _silent(self, always):
+            _freed(self, kind)
+        return given
+
+    return free
+
+
+def _beginning(original: Any) -> Any:
+    """`__init__` of a semaphore: what is taken of it is known from the beginning."""
+
+    @functools.wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            original(self, *args, **kwargs)
+        except BaseException as error:
+            _strip(error)
+            raise
+        if _patches.count and id(self) not in _known:
+            _know(self, complete=True)
+
+    return __init__
+
+
+def _aenter(original: Any) -> Any:
+    """`__aenter__` of a condition: one made before has methods of its lock on it that are no longer the lock's."""
+
+    @functools.wraps(original)
+    async def __aenter__(self: Any) -> Any:
+        if self.acquire is not None and getattr(self.acquire, "__func__", None) is _lock_acquire:
+            self.acquire, self.release = self._lock.acquire, self._lock.release
+        return await original(self)
+
+    return __aenter__
+
+
+def _lock_busy(lock: Any) -> bool:
+    return bool(lock._locked or (lock._waiters and not all(waiter.cancelled() for waiter in lock._waiters)))
+
+
+def _always(primitive: Any) -> bool:
+    return True
+
+
+def _semaphore_busy(semaphore: Any) -> bool:
+    return bool(semaphore.locked())
+
+
+def _unset(event: Any) -> bool:
+    return not event.is_set()
+
+
+def _incomplete(barrier: Any) -> bool:
+    return bool(barrier.n_waiting + 1 < barrier.parties)
+
+
+def _unfinished(queue: Any) -> bool:
+    return bool(queue._unfinished_tasks)
+
+
+_lock_acquire: Final = asyncio.Lock.acquire
+
+
+def _methods(always: bool) -> list[tuple[type, str, Any]]:
+    """(class of asyncio, name of a method, what stands in front of it)."""
+    from asyncio import Barrier, Condition, Event, Lock, Queue, Semaphore
+
+    return [
+        (Lock, "acquire", _acquiring(Lock.acquire, "lock", _lock_busy, always)),
+        (Lock, "release", _releasing(Lock.release, "lock", always)),
+        (Semaphore, "acquire", _acquiring(Semaphore.acquire, "semaphore", _semaphore_busy, always)),
+        (Semaphore, "release", _releasing(Semaphore.release, "semaphore", always)),
+        (Condition, "wait", _waiting(Condition.wait, "condition", _always, always)),
+        (Condition, "notify", _freeing(Condition.notify, "condition", always)),
+        (Event, "wait", _waiting(Event.wait, "event", _unset, always)),
+        (Event, "set", _freeing(Event.set, "event", always)),
+        (Barrier, "wait", _waiting(Barrier.wait, "barrier", _incomplete, always, inside=True, joins=True)),
+        (Queue, "get", _waiting(Queue.get, "queue get", Queue.empty, always)),
+        (Queue, "put", _waiting(Queue.put, "queue put", Queue.full, always)),
+        (Queue, "join", _waiting(Queue.join, "queue join", _unfinished, always, inside=True)),
+        (Queue, "get_nowait", _freeing(Queue.get_nowait, "queue put", always)),
+        (Queue, "put_nowait", _freeing(Queue.put_nowait, "queue get", always)),
+        (Queue, "task_done", _freeing(Queue.task_done, "queue join", always)),
+    ]
+
+
+def _methods_of_anyio() -> list[tuple[type, str, Any]]:
+    """The same for anyio, if it is there and runs on asyncio."""
+    anyio: Any = sys.modules.get("anyio._backends._asyncio")
+    lock, semaphore = getattr(anyio, "Lock", None), getattr(anyio, "Semaphore", None)
+    methods: list[tuple[type, str, Any]] = []
+    if lock is not None and hasattr(lock, "acquire_nowait"):
+        methods += [
+            (lock, "acquire", _acquiring(lock.acquire, "lock", _anyio_lock_busy, False, inside=True)),
+            (lock, "acquire_nowait", _acquiring_at_once(lock.acquire_nowait, "lock", False)),
+            (lock, "release", _releasing(lock.release, "lock", False)),
+        ]
+    if semaphore is not None and hasattr(semaphore, "acquire_nowait"):
+        methods += [
+            (semaphore, "acquire", _acquiring(semaphore.acquire, "semaphore", _no_value, False, inside=True)),
+            (semaphore, "acquire_nowait", _acquiring_at_once(semaphore.acquire_nowait, "semaphore", False)),
+            (semaphore, "release", _releasing(semaphore.release, "semaphore", False)),
+        ]
+    return methods
+
+
+def _anyio_lock_busy(lock: Any) -> bool:
+    return bool(lock._owner_task is not None or lock._waiters)
+
+
+def _no_value(semaphore: Any) -> bool:
+    return not semaphore.value
+
+
+class _Patches:
+    """What stands in front of asyncio's methods while `count` installs are in force."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.begin()
+
+    def begin(self) -> None:
+        self.count = 0
+        #: Whether there was but one task when it began, so that nobody had taken anything before.
+        self.fresh = False
+        self.done: list[tuple[type, str, Any, Any]] = []
+
+    def add(self) -> None:
+        with self.lock:
+            self.count += 1
+            if self.count == 1:
+                loop = asyncio._get_running_loop()
+                self.fresh = loop is None or len(asyncio.all_tasks(loop)) <= 1
+                for cls, name, ours in [
+                    *_methods(always=False),
+                    (asyncio.Semaphore, "__init__", _beginning(asyncio.Semaphore.__init__)),
+                    (asyncio.Condition, "__aenter__", _aenter(asyncio.Condition.__aenter__)),
+                    *_methods_of_anyio(),
+                ]:
+                    self.done.append((cls, name, ours, cls.__dict__.get(name)))
+                    setattr(cls, name, ours)
+
+    def take_off(self) -> None:
+        with self.lock:
+            self.count -= 1
+            if self.count:
+                return
+            while self.done:
+                cls, name, ours, before = self.done.pop()
+                if cls.__dict__.get(name) is not ours:
+                    continue  # Somebody has put their own over it since. Ours does no more than hand on.
+                if before is None:
+                    delattr(cls, name)
+                else:
+                    setattr(cls, name, before)
+
+
+_patches: Final = _Patches()
+
+
+def install_sync() -> Callable[[], None]:
+    """Have asyncio's own classes report, and anyio's if it was imported. Returns what undoes it; the last one does."""
+    _patches.add()
+    undone = False
+
+    def undo() -> None:
+        nonlocal undone
+        if not undone:
+            undone = True
+            _patches.take_off()
+
+    return undo
+
+
+@process.after_fork
+def _after_fork() -> None:
+    """The parent's tasks do not go on here, and its lock may be held."""
+    _patches.lock = threading.Lock()
+    _owners.clear()
+    _known.clear()
+    _inside.clear()
+
+
+# -- the drop-in classes ---------------------------------------------------------------------------------------------
+
+_OURS: Final = {(cls, name): ours for cls, name, ours in _methods(always=True)}
+
+
+class Lock(asyncio.Lock):
+    """`asyncio.Lock` that reports. `name`: what reports call it."""
+
+    def __init__(self, *, name: str | None = None) -> None:
+        super().__init__()
+        _know(self, name, complete=True, ours=True)
+
+    acquire = _OURS[asyncio.Lock, "acquire"]
+    release = _OURS[asyncio.Lock, "release"]
+
+
+class Semaphore(asyncio.Semaphore):
+    """`asyncio.Semaphore` that reports. `name`: what reports call it."""
+
+    def __init__(self, value: int = 1, *, name: str | None = None) -> None:
+        super().__init__(value)
+        _know(self, name, complete=True, ours=True)
+
+    acquire = _OURS[asyncio.Semaphore, "acquire"]
+    release = _OURS[asyncio.Semaphore, "release"]
+
+
+class BoundedSemaphore(asyncio.BoundedSemaphore):
+    """`asyncio.BoundedSemaphore` that reports. `name`: what reports call it."""
+
+    def __init__(self, value: int = 1, *, name: str | None = None) -> None:
+        super().__init__(value)
+        _know(self, name, complete=True, ours=True)
+
+    acquire = _OURS[asyncio.Semaphore, "acquire"]
+    release = _releasing(asyncio.BoundedSemaphore.release, "semaphore", True)
+
+
+class Condition(asyncio.Condition):
+    """`asyncio.Condition` that reports. `lock`: default a `Lock` of this module, by the same name."""
+
+    def __init__(self, lock: asyncio.Lock | None = None, *, name: str | None = None) -> None:
+        super().__init__(Lock(name=name) if lock is None else lock)
+        _know(self, name, complete=True, ours=True)
+
+    wait = _OURS[asyncio.Condition, "wait"]
+    notify = _OURS[asyncio.Condition, "notify"]
+
+
+class Event(asyncio.Event):
+    """`asyncio.Event` that reports. `name`: what reports call it."""
+
+    def __init__(self, *, name: str | None = None) -> None:
+        super().__init__()
+        _know(self, name, complete=True, ours=True)
+
+    wait = _OURS[asyncio.Event, "wait"]
+    set = _OURS[asyncio.Event, "set"]
+
+
+class Barrier(asyncio.Barrier):
+    """`asyncio.Barrier` that reports. `name`: what reports call it."""
+
+    def __init__(self, parties: int, *, name: str | None = None) -> None:
+        super().__init__(parties)
+        _know(self, name, complete=True, ours=True)
+
+    wait = _OURS[asyncio.Barrier, "wait"]
+
+
+class Queue(asyncio.Queue[_T]):
+    """`asyncio.Queue` that reports. `name`: what reports call it."""
+
+    def __init__(self, maxsize: int = 0, *, name: str | None = None) -> None:
+        super().__init__(maxsize)
+        _know(self, name, complete=True, ours=True)
+
+    get = _OURS[asyncio.Queue, "get"]
+    put = _OURS[asyncio.Queue, "put"]
+    join = _OURS[asyncio.Queue, "join"]
+    get_nowait = _OURS[asyncio.Queue, "get_nowait"]
+    put_nowait = _OURS[asyncio.Queue, "put_nowait"]
+    task_done = _OURS[asyncio.Queue, "task_done"]
+
+
+class PriorityQueue(Queue[_T], asyncio.PriorityQueue[_T]):  # type: ignore[type-var]
+    """`asyncio.PriorityQueue` that reports. `name`: what reports call it."""
+
+
+class LifoQueue(Queue[_T], asyncio.LifoQueue[_T]):
+    """`asyncio.LifoQueue` that reports. `name`: what reports call it."""
+
+
+def holders_of(primitive: object) -> list[str]:
+    """Names of those who hold a primitive as far as is known: of the span each was in, or else of its task."""
+    known = _known.get(id(primitive))
+    if known is None:
+        return []
+    holds = [hold for kind in HELD if kind in known.resources for hold in known.resources[kind].holders.values()]
+    return [hold.span_name or hold.owner.name for hold in holds]
+
+
+def name_of(primitive: object) -> str | None:
+    """The `name=` that a primitive was made with, if any."""
+    known = _known.get(id(primitive))
+    return None if known is None else known.name

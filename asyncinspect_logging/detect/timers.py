@@ -1,0 +1,79 @@
+"""Whether a timer will end a wait: what the loop has scheduled, and what that will touch."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+from collections.abc import Iterator
+from typing import Any, Final
+
+__all__ = ["has_timeout", "reached_by_timers"]
+
+#: Attributes by which timeouts and cancel scopes (asyncio, async_timeout, anyio) know what they cancel.
+_LEADING_ON: Final = ("_task", "_host_task", "_tasks", "_child_scopes")
+_DEEPEST: Final = 6
+
+
+def has_timeout(task: Any) -> bool:
+    """Whether a timer is set that will cancel an asyncio task, or wake it."""
+    if task is None:
+        return False
+    return bool(reached_by_timers(task.get_loop(), {id(task), id(getattr(task, "_fut_waiter", None) or task)}))
+
+
+def reached_by_timers(loop: Any, wanted: set[int]) -> set[int]:
+    """Of objects given by their ids, those that some timer of the loop refers to."""
+    reached: set[int] = set()
+    for callback, args in _timers(loop):
+        for value in (callback, *args):
+            reached.update(id(found) for found in _within(value, _DEEPEST) if id(found) in wanted)
+    return reached
+
+
+def _timers(loop: Any) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    """Callback and arguments of each timer that is set."""
+    if isinstance(loop, asyncio.BaseEventLoop):
+        for handle in list(loop._scheduled):  # type: ignore[attr-defined]
+            if not handle._cancelled and handle._callback is not None:
+                yield handle._callback, handle._args or ()
+        return
+    # uvloop's timers can be had from nowhere else.
+    for found in gc.get_objects():
+        if type(found).__name__ == "TimerHandle" and not found.cancelled():
+            for inside in gc.get_referents(found):
+                if isinstance(inside, tuple):
+                    yield None, inside
+                else:
+                    yield inside, ()
+
+
+def _within(value: Any, deep: int) -> Iterator[Any]:
+    """What a callback, or an argument of one, refers to."""
+    yield value
+    if deep == 0:
+        return
+    inside: list[Any] = []
+    if isinstance(value, functools.partial):
+        inside = [value.func, *value.args, *value.keywords.values()]
+    elif getattr(value, "__self__", None) is not None:
+        inside = [value.__self__]
+    elif getattr(value, "__closure__", None):
+        inside = list(_contents(value.__closure__))
+    else:
+        for name in _LEADING_ON:
+            held = getattr(value, name, None)
+            if isinstance(held, set | frozenset):
+                inside += list(held)
+            elif held is not None:
+                inside.append(held)
+    for each in inside:
+        yield from _within(each, deep - 1)
+
+
+def _contents(cells: tuple[Any, ...]) -> Iterator[Any]:
+    for cell in cells:
+        try:
+            yield cell.cell_contents
+        except ValueError:  # nothing in it yet
+            pass

@@ -1,0 +1,347 @@
+"""Who waits for what, as far as an inspector was told, and which of that is a deadlock.
+
+Of this process the primitives themselves say who holds them, at the moment one looks; of others, records do. A waiting
+task's record lists the holders, so that nothing needs to be remembered of what nobody waits for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Container, Sequence
+from typing import Any, Final
+
+from ..diagnostics import warn_once
+from ..notices import Waiting
+from ..opened import open_of
+from ..snapshot import Finding
+from ..telling import Telling
+from .awaited import awaited_by, is_blocked, tasks_awaiting_tasks
+from .deadlocks import cores_of, dead_among
+from .findings import LOGGER
+from .held import HELD, Hold, Owner, Resource, Wait
+from .sync import owner_of
+from .timers import reached_by_timers
+from .wording import Core, Tied, finding_of
+
+__all__ = ["Waits"]
+
+#: A look that took up to so many ns is repeated as often as somebody asks; after a longer one there is a rest, so that
+#: looks take at most a thirtieth of one core's time.
+_SHORT: Final = 1_000_000
+_REST: Final = 30
+
+#: ("task", number of its owner) or ("resource", id).
+_Node = tuple[str, int]
+_Dead = dict[_Node, list[list[_Node]]]
+_Key = frozenset[tuple[Any, ...]]
+
+
+class Waits:
+    """Those of one inspector. `live`: the numbers of the spans that are live."""
+
+    def __init__(self, live: Container[int]) -> None:
+        self.live = live
+        self.by_owner: dict[int, Wait] = {}
+        #: The waits for each resource, by its id, by number of the owner.
+        self.waiting_for: dict[int, dict[int, Wait]] = {}
+        #: Whether waits of this process are announced here: then their records say nothing new.
+        self.at_first_hand = False
+        #: Deadlocks that are no more, and that nobody was told of yet.
+        self.dissolved: deque[Finding] = deque()
+        self._told_resources: dict[int, Resource] = {}
+        self._told_owners: dict[int, Owner] = {}
+        self._roots_seen: set[int] = set()
+        self._suspected: set[_Key] = set()
+        self._found: dict[_Key, Finding] = {}
+        self._resting_until = 0
+        # During a look: owners met, and those whose wait a timer ends.
+        self._owners: dict[int, Owner] = {}
+        self._timed: set[int] = set()
+
+    # -- what is told ------------------------------------------------------------------------------------------------
+
+    def note(self, notice: Waiting) -> None:
+        """A task of this process begins to wait, or is through."""
+        self.at_first_hand = True
+        if notice.over:
+            self._end(notice.wait)
+        else:
+            self._begin(notice.wait)
+
+    def _begin(self, wait: Wait) -> None:
+        before = self.by_owner.get(wait.owner.number)
+        if before is not None:
+            self._end(before)
+        self.by_owner[wait.owner.number] = wait
+        self.waiting_for.setdefault(wait.resource.id, {})[wait.owner.number] = wait
+
+    def _end(self, wait: Wait) -> None:
+        number, id = wait.owner.number, wait.resource.id
+        if self.by_owner.get(number) is not wait:
+            return
+        del self.by_owner[number]
+        waiting = self.waiting_for[id]
+        del waiting[number]
+        if not waiting:
+            del self.waiting_for[id]
+            if self._told_resources.pop(id, None) is not None and not self._told_resources:
+                self._told_owners.clear()
+                self._roots_seen.clear()
+
+    def tell(self, telling: Telling, span: str) -> None:
+        """The same out of a record of a span of the name `span`. What does not say of which task and which resource it
+        is, says nothing here.
+        """
+        said = telling.said
+        told = said.get("resource")
+        if told is None or not told[2] or "owner" not in said:
+            return
+        kind, name, id = told
+        if telling.kind != "wait" and id not in self._told_resources:
+            return  # nobody waits for it
+        owner = self._owner_told(said)
+        if telling.kind == "wait":
+            resource = Resource(kind, name, id)
+            resource.paired = True
+            resource.open = said.get("open", False)
+            for held in said.get("holders", ()):
+                holder = self._owner_told(held)
+                hold = Hold(holder, held["t"], held.get("at", ""), held.get("id", 0), held.get("name", ""))
+                hold.count = held.get("count", 1)
+                resource.holders[holder.number] = hold
+            known = self._told_resources.setdefault(id, resource)
+            # What the latest wait says of a resource holds for those before it too.
+            known.holders, known.open = resource.holders, resource.open
+            at = said.get("at", "")
+            self._begin(Wait(owner, known, telling.t, at, telling.number, span, "timeout" in said))
+            return
+        wait = self.by_owner.get(owner.number)
+        if wait is not None and wait.resource.id == id:
+            self._end(wait)
+        elif telling.kind == "release":
+            self._give_back(self._told_resources[id], owner)
+        if telling.kind == "acquire" and kind in HELD and id in self._told_resources:
+            holders = self._told_resources[id].holders
+            if owner.number in holders and kind == "semaphore":
+                holders[owner.number].count += 1
+            else:
+                holders[owner.number] = Hold(owner, telling.t, said.get("at", ""), telling.number, span)
+
+    @staticmethod
+    def _give_back(resource: Resource, owner: Owner) -> None:
+        hold = resource.holders.get(owner.number)
+        if hold is None:
+            resource.open = True
+            return
+        hold.count -= 1
+        if not hold.count:
+            del resource.holders[owner.number]
+
+    def _owner_told(self, said: dict[str, Any]) -> Owner:
+        number = said["owner"]
+        owner = self._told_owners.get(number)
+        if owner is None:
+            owner = self._told_owners[number] = Owner(number, said.get("task", "task"), None, said.get("root", 0))
+        owner.over = owner.over or said.get("over", False)
+        if owner.root in self.live:
+            self._roots_seen.add(owner.root)
+        return owner
+
+    def carry_over(self, live: Container[int]) -> None:
+        """Go on with new books, in which nothing was found yet."""
+        self.live = live
+        self._suspected.clear()
+        self._found.clear()
+        self.dissolved.clear()
+
+    # -- looking -----------------------------------------------------------------------------------------------------
+
+    def look(self, now: Callable[[], int], *, sparing: bool) -> tuple[list[Finding], list[Finding]]:
+        """Deadlocks that are there for the second time in a row, and those found before that are no more.
+
+        now: gives Unix time in ns. sparing: leave it out if the last look took long and is not long ago.
+        """
+        started = time.perf_counter_ns()
+        if sparing and started < self._resting_until:
+            return [], []
+        self._drop_the_gone()
+        try:
+            cores = self._cores() if self.live else {}
+        finally:
+            self._owners.clear()
+            self._timed.clear()
+        fresh, gone = self._compare(cores, now)
+        took = time.perf_counter_ns() - started
+        self._resting_until = 0 if took < _SHORT else started + _REST * took
+        return fresh, gone
+
+    def _drop_the_gone(self) -> None:
+        """Waits whose end nobody told: the task was collected, its loop is closed, or its span is over."""
+        for wait in list(self.by_owner.values()):
+            if wait.owner.task is None:
+                if wait.span not in self.live:
+                    self._end(wait)
+            else:
+                task = wait.owner.task()
+                if task is None or task.done():
+                    self._end(wait)
+
+    def _dead(self) -> _Dead:
+        """What can never go on, with what it waits for."""
+        starts: list[_Node] = [("resource", id) for id in self.waiting_for]
+        if self.live:
+            starts += [self._node_of(task) for task in tasks_awaiting_tasks()]
+        dead = dead_among(starts, self._needs_of)
+        if dead:
+            self._timed = self._ended_by_timers(dead)
+            if self._timed:
+                dead = dead_among(starts, self._needs_of)
+        return dead
+
+    def _cores(self) -> dict[_Key, Core]:
+        dead = self._dead()
+        stuck = len(self._tasks_in(dead))
+        found = (self._core_of(part, dead, stuck) for part in cores_of(dead))
+        return {core.key: core for core in found if core is not None}
+
+    def _node_of(self, task: Any) -> _Node:
+        owner = owner_of(task)
+        self._owners[owner.number] = owner
+        return "task", owner.number
+
+    def _needs_of(self, node: _Node) -> Sequence[Sequence[_Node]] | None:
+        kind, number = node
+        if kind == "resource":
+            return self._needs_of_resource(next(iter(self.waiting_for[number].values())).resource)
+        if number in self._timed:
+            return None
+        wait = self.by_owner.get(number)
+        owner = self._owner_of(number)
+        task = None if owner.task is None else owner.task()
+        if wait is not None:
+            if wait.timed or (task is not None and not is_blocked(task)):
+                return None
+            return [[("resource", wait.resource.id)]]
+        needs = None if task is None else awaited_by(task)
+        return needs and [[self._node_of(each) for each in those] for those in needs]
+
+    def _needs_of_resource(self, resource: Resource) -> Sequence[Sequence[_Node]] | None:
+        freers = resource.freers()
+        if freers is None:
+            return None
+        nodes: list[_Node] = []
+        for hold in freers:
+            if not self._is_over(hold.owner):
+                self._owners[hold.owner.number] = hold.owner
+                nodes.append(("task", hold.owner.number))
+            elif resource.kind not in HELD:
+                return None  # whoever takes its place may do it
+        return [nodes]
+
+    def _is_over(self, owner: Owner) -> bool:
+        """Whether a task has come to its end."""
+        if owner.task is None:
+            return owner.over or (owner.root in self._roots_seen and owner.root not in self.live)
+        task = owner.task()
+        return task is None or bool(task.done())
+
+    def _ended_by_timers(self, dead: _Dead) -> set[int]:
+        """Of the dead, those that a timer will cancel or wake after all, and those whose loop does not run any more."""
+        by_loop: dict[Any, dict[int, set[int]]] = {}
+        found: set[int] = set()
+        for kind, number in dead:
+            numbers = [number] if kind == "task" else list(self.waiting_for[number])
+            for each in numbers:
+                owner = self._owner_of(each)
+                task = None if owner.task is None else owner.task()
+                if task is None:
+                    continue
+                if task.get_loop().is_closed():
+                    found.add(each)
+                    continue
+                touched = by_loop.setdefault(task.get_loop(), {})
+                for thing in (task, getattr(task, "_fut_waiter", None)):
+                    if thing is not None:
+                        touched.setdefault(id(thing), set()).add(each)
+        for loop, touched in by_loop.items():
+            for reached in reached_by_timers(loop, set(touched)):
+                found |= touched[reached]
+        return found
+
+    def stuck(self) -> list[Owner]:
+        """All tasks that wait, at this moment, for what will not come."""
+        try:
+            dead = self._dead()
+            return [self._owner_of(number) for number in self._tasks_in(dead)]
+        finally:
+            self._owners.clear()
+            self._timed.clear()
+
+    def _tasks_in(self, dead: _Dead) -> set[int]:
+        """The tasks among the dead, and those that wait for a dead resource and hold none themselves."""
+        tasks = {number for kind, number in dead if kind == "task"}
+        for kind, number in dead:
+            if kind == "resource":
+                tasks.update(each for each in self.waiting_for[number] if each not in self._timed)
+        return tasks
+
+    def _owner_of(self, number: int) -> Owner:
+        wait = self.by_owner.get(number)
+        return self._owners[number] if wait is None else wait.owner
+
+    def _core_of(self, part: list[_Node], dead: _Dead, stuck: int) -> Core | None:
+        """The core that a strongly connected part is; None where nobody waits in it."""
+        tied: list[Tied] = []
+        for kind, number in part:
+            if kind == "task":
+                wait = self.by_owner.get(number)
+                owner = self._owner_of(number)
+                awaited = [] if wait else [self._owners[each] for those in dead[kind, number] for _, each in those]
+                tied.append(self._tied(owner, wait, awaited))
+        if not tied:
+            # A resource that nobody is left to give back: shown by the one who has waited longest.
+            (_, id), *_ = part
+            waits = [wait for wait in self.waiting_for[id].values() if wait.owner.number not in self._timed]
+            if not waits:
+                return None
+            first = min(waits, key=lambda wait: (wait.since, wait.owner.number))
+            tied.append(self._tied(first.owner, first, []))
+        elif len(part) == 1 and not dead[part[0]][0]:
+            return None
+        tied.sort(key=lambda each: (each.since, each.owner.number))
+        if not any(each.span in self.live for each in tied):
+            return None
+        return Core(tuple(tied), max(0, stuck - len(tied)))
+
+    def _tied(self, owner: Owner, wait: Wait | None, awaited: list[Owner]) -> Tied:
+        if wait is not None:
+            return Tied(owner, wait, [], wait.span, wait.span_name)
+        task = None if owner.task is None else owner.task()
+        inside = None if task is None else open_of.get(id(task)) or open_of.get(id(getattr(task.get_coro(), "span", 0)))
+        return Tied(owner, None, awaited, 0 if inside is None else inside.number, "" if inside is None else inside.name)
+
+    def _compare(self, cores: dict[_Key, Core], now: Callable[[], int]) -> tuple[list[Finding], list[Finding]]:
+        """With those of the last look, and with those that were told of."""
+        fresh: list[Finding] = []
+        still: dict[_Key, Finding] = {}
+        for key, core in cores.items():
+            before = next((found for found in self._found if found & key), None)
+            if before is not None:
+                # Perhaps with somebody more in it, or fewer: it is the same one.
+                still[key] = self._found.pop(before)
+            elif key in self._suspected:
+                still[key] = finding_of(core, now() / 1e9)
+                fresh.append(still[key])
+        gone = list(self._found.values())
+        self._found = still
+        self._suspected = set(cores)
+        return fresh, gone
+
+
+def tell_dissolved(finding: Finding) -> None:
+    """Log that a deadlock is no more. Raises nothing."""
+    try:
+        LOGGER.info("no longer: %s", finding.message)
+    except Exception as error:
+        warn_once("finding not logged", type(error).__qualname__, "a finding could not be logged: %r", error)
