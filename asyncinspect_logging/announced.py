@@ -14,7 +14,8 @@ from .books import Books
 from .catalogue import LAG_BOUNDS
 from .driven import DrivenSpan
 from .frames import FrameTally
-from .notices import NO_SPAN, Beat, Misuse, Waiting
+from .notices import NO_SPAN, Beat, Forgotten, Misuse, Waiting
+from .opened import running_spans
 from .sequence import Seen
 from .spans import Span
 from .totals import Folded, NameTotals, nanoseconds
@@ -43,6 +44,7 @@ class Announced:
         live, totals, bounds = books.live, books.totals.get, books.bounds_ns
         everything, keep = retention.everything, retention.tasks.append
         shortest, expected = bounds[0], seen.high + 1
+        long_step, many_wakes, suspects = books.long_step, books.many_wakes, books.suspects
         for span in announcements:
             number = span.number
             if number == expected:
@@ -98,6 +100,8 @@ class Announced:
             else:
                 cell = total.outcomes[outcome]
                 retention.keep(span)
+                if outcome == "abandoned":
+                    suspects.append((span, ()))
             cell.sum += duration
             if duration <= shortest:
                 cell.counts[0] += 1
@@ -110,6 +114,8 @@ class Announced:
                     total.add_finished(tally, duration)
                 else:
                     total.fold_finished(tally, folded, duration)
+                if tally.max_poll >= long_step or tally.self_wakes >= many_wakes:
+                    suspects.append((span, ()))
 
     def _notice(self, notice: Any) -> None:
         books = self._books
@@ -120,8 +126,18 @@ class Announced:
         elif notice.__class__ is Waiting:
             books.waits.note(notice)
             books.quiet_looks = 0
+        elif notice.__class__ is Forgotten:
+            books.suspects.append((notice, ()))
         elif notice.__class__ is Misuse:
             books.dropped["duplicate"] += 1
+
+    def fold_running(self) -> None:
+        """Read the tallies of the spans that are being stepped now: they are announced when the step ends, and what was
+        announced before this one may have been read before it began.
+        """
+        for span in running_spans():
+            if span.number in self._books.live:
+                self._fold(span)
 
     def _fold(self, span: Span) -> None:
         if span.tally is not None:
@@ -138,6 +154,8 @@ class Announced:
         assert tally is not None
         # Before reading, so that what comes after is announced again.
         tally.folded = True
+        if tally.max_poll >= self._books.long_step or tally.self_wakes >= self._books.many_wakes:
+            self._books.suspects.append((span, ()))
         total.fold_live(tally, span.steps, span.entered_at, folded)
 
     def carry_over(self, before: Books, books: Books) -> None:

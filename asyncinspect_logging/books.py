@@ -6,19 +6,24 @@ the snapshot (`summary`) is read from here.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final
 
 from .catalogue import DROP_REASONS, DURATION_BOUNDS, OTHER
 from .config import Config
 from .detect.findings import Findings
 from .detect.waiting import Waits
+from .notices import Forgotten
 from .retention import Retention
 from .spans import Span
 from .states import LIVE
 from .told import ToldSpan
 from .totals import Folded, NameTotals, nanoseconds
 
-__all__ = ["QUIET", "Books"]
+__all__ = ["QUIET", "Books", "Suspect"]
+
+#: What the lints are to look at, and the ids (`pid:seq`) of the records that say what there is to be seen.
+Suspect = tuple[Span | ToldSpan | Forgotten, tuple[str, ...]]
 
 #: Looks in a row at which there was nothing to watch, after which it is not worth looking.
 QUIET: Final = 20
@@ -41,6 +46,10 @@ class Books:
         self.waits = Waits(self.live)
         # Looks of the detectors since somebody told of what is to be watched: a beating loop, or a task that waits.
         self.quiet_looks = QUIET
+        # Spans for the lints to look at: those with a step (ns) or so many wakes of their own as these.
+        self.suspects: deque[Suspect] = deque()
+        self.long_step = round(min(config.slow_poll, config.never_yielded or config.slow_poll) * 1e9)
+        self.many_wakes = config.many_self_wakes or 1 << 62
         self.logs = 0
         self.bounds = bounds
         self.bounds_ns = nanoseconds(bounds)

@@ -20,6 +20,9 @@ _DEFAULT_HOST: Final = "127.0.0.1"
 #: Seconds, some thirty years; and the rarest sampling. More is a mistake.
 _LONGEST = 1e9
 _RAREST = 10**9
+#: Settings that may be None: no limit, or never.
+_LIMITS: Final = ("max_tasks", "max_events", "max_names", "many_self_wakes")
+_DELAYS: Final = ("never_yielded", "leaked_after", "lost_waker_after")
 _log = logging.getLogger("asyncinspect.internal")
 
 
@@ -37,7 +40,12 @@ class Config:
     capture_fields: keep the spans' fields.
     max_field_length: characters of one field's text.
     redact: parts of field names, in any case, whose values never leave the span.
-    slow_poll: seconds from which one step of a coroutine is a long one. Nothing reads it in this release.
+    slow_poll: seconds from which one step of a coroutine is a long one.
+    never_yielded: seconds from which a task that runs in a single step has held the event loop too long. It and the
+        next three settle when a lint is told; None: never.
+    many_self_wakes: wakes of a task by itself from which they are too many if they are more than half of its wakes.
+    leaked_after: seconds for which nobody has referred to a task whose parent is over.
+    lost_waker_after: seconds for which a task has waited for a future that nobody can complete.
     slow_task: seconds from which a task is slow.
     metrics_port: where `start_server` of an exporter of this inspector listens unless it is told otherwise: a TCP port,
         0 for any free one, or "host:port". Without a host it is 127.0.0.1.
@@ -53,19 +61,28 @@ class Config:
     max_field_length: int = 1024
     redact: tuple[str, ...] = REDACT
     slow_poll: float = 0.1
+    never_yielded: float | None = 1.0
+    many_self_wakes: int | None = 100
+    leaked_after: float | None = 5.0
+    lost_waker_after: float | None = 5.0
     slow_task: float = 1.0
     metrics_port: int | str = 9090
 
     def __post_init__(self) -> None:
         """Raises ConfigError, naming the setting, its value and the fix."""
         object.__setattr__(self, "sampling_rate", _one_in(self.sampling_rate))
-        for name in ("max_tasks", "max_events", "max_names"):
+        for name in _LIMITS:
             _check_limit(name, getattr(self, name), optional=True)
         _check_limit("max_field_length", self.max_field_length, optional=False)
-        for name in ("slow_poll", "slow_task"):
+        for name in ("slow_poll", "slow_task", *_DELAYS):
             value = getattr(self, name)
+            if value is None and name in _DELAYS:
+                continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LONGEST:
-                raise ConfigError(f"{name}={value!r} is not a number of seconds above 0; write for example {name}=0.1")
+                never = ", or None for never" if name in _DELAYS else ""
+                raise ConfigError(
+                    f"{name}={value!r} is not a number of seconds above 0; write for example {name}=0.1{never}"
+                )
         for name in ("track_polls", "track_wakes", "capture_fields"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}={getattr(self, name)!r} is not a truth value; write True or False")
@@ -192,7 +209,7 @@ def _read(variable: str, name: str, text: str) -> Any:
     if name == "metrics_port":
         parse_address(text, variable)
         return int(text) if text.isdecimal() else text
-    if lowered == "none" and name in ("max_tasks", "max_events", "max_names"):
+    if lowered == "none" and name in _LIMITS + _DELAYS:
         return None
     try:
         return float(text) if "." in text or "e" in lowered else int(text)

@@ -7,6 +7,7 @@ from contextvars import Context
 from typing import Any, Final
 
 from . import process
+from .notices import Forgotten
 from .opened import open_of, pending
 from .records import SpanRecord
 from .routing import Audience, Route, delivering
@@ -214,12 +215,16 @@ class DrivenSpan(Span):
             if self._token is not None:
                 self._leave()
 
-    def drop(self) -> None:
-        """The coroutine was dropped before its first step."""
+    def drop(self, closed: bool) -> None:
+        """The coroutine was dropped before its first step, or else `closed`, which somebody did on purpose."""
         # In the middle of whatever is going on in this thread, whose context must be as before afterwards.
         self.context_is_own = False
         if self.number and self.start(0) is not None:
             self.finish(GeneratorExit())
+        elif not self.number and not closed:
+            audience = self._route.audience()
+            if audience is not None:
+                audience.announce(Forgotten(self.name))
         stepping.pop(0, None)
 
 

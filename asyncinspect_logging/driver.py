@@ -162,7 +162,7 @@ def _drive(inner: Any, span: DrivenSpan) -> Generator[Any, Any, Any]:
             yield  # to `drive`
         except GeneratorExit:
             # Dropped before the first step. The coroutine itself will say that nobody awaited it.
-            span.drop()
+            span.drop(closed=getattr(inner, "cr_frame", None) is None)
             raise
         except BaseException as error:
             take_off_one(error)

@@ -23,6 +23,7 @@ from .config import Config
 from .detect.blocked import Watchdog
 from .detect.findings import DEADLOCK, tell
 from .detect.waiting import tell_dissolved
+from .detect.lints import Lints
 from .detect.watch import watch
 from .diagnostics import warn_once
 from .errors import ConfigError
@@ -97,6 +98,7 @@ class Inspector:
         self._announced = Announced(self._books)
         self._watchdog = Watchdog(self.config.slow_poll, self.clock)
         self._placing = Placing(self._books, self.field_policy, self._announced.numbers)
+        self._lints = Lints(self.config, self.clock, self._announced.numbers)
 
     @classmethod
     def default(cls) -> Inspector:
@@ -169,6 +171,9 @@ class Inspector:
                 self._take(self._read, self._inbox, records)
                 self._take(self._announced.take, over, len(over))
             self._books.retention.trim()
+            suspects = self._books.suspects
+            if suspects:
+                self._take(lambda found: self._lints.judge(self._books, found), suspects, len(suspects))
         finally:
             self._busy = False
 
@@ -231,6 +236,7 @@ class Inspector:
         with self._lock:
             self._books.quiet_looks += 1
             self._work()
+            self._look_for_lints()
             self._look_for_deadlocks(sparing=sparing)
             self._watchdog.look(self._books)
         self._after_work()
@@ -255,6 +261,12 @@ class Inspector:
     def _wall_ns(self) -> int:
         """Unix time in ns, by the inspector's clock."""
         return system_clock.wall_ns(self.clock.monotonic_ns(), self.clock)
+
+    def _look_for_lints(self) -> None:
+        try:
+            self._lints.look(self._books)
+        except Exception as failure:
+            self._failure = failure
 
     def has_something_to_watch(self) -> bool:
         """Whether looking again may show what looking now has not."""
@@ -282,6 +294,8 @@ class Inspector:
         opened.close_collected(sys.maxsize if tasks else _OWNERS_A_SCRAPE)
         with self._lock:
             self._work()
+            if tasks:
+                self._look_for_lints()
             self._look_for_deadlocks(sparing=not tasks)
             # Nothing may be worked off meanwhile, by a finaliser that runs in this thread.
             busy, self._busy = self._busy, True

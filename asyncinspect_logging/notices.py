@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from .detect.held import Wait
 
-__all__ = ["NO_SPAN", "Beat", "Misuse", "Waiting"]
+__all__ = ["NO_SPAN", "Beat", "Forgotten", "Misuse", "Waiting"]
 
 #: The `number` of what is no span.
 NO_SPAN = -1
@@ -18,6 +18,13 @@ NO_SPAN = -1
 
 class Misuse(NamedTuple):
     """A span of this name was entered or exited once too often."""
+
+    name: str
+    number: int = NO_SPAN
+
+
+class Forgotten(NamedTuple):
+    """A coroutine that would have had a span of this name was dropped, and nobody had ever awaited it."""
 
     name: str
     number: int = NO_SPAN

@@ -114,13 +114,13 @@ class Placing:
         if before is not None:
             books.told_states[before] -= 1
         if span.outcome is not None:
-            self._end(span)
+            self._end(span, (f"{telling.pid}:{telling.seq}",))
             return
         assert span.state is not None
         books.told_states[span.state] += 1
         books.total_of(span.name, again=True).fold_told(span, books.folded[span.number])
 
-    def _end(self, span: ToldSpan) -> None:
+    def _end(self, span: ToldSpan, evidence: tuple[str, ...]) -> None:
         books, number = self._books, span.number
         assert span.outcome is not None
         del books.live[number]
@@ -132,6 +132,8 @@ class Placing:
         total.fold_finished(span, books.folded.pop(number), duration, stepped=span.stepped)
         if span.outcome != "completed" or books.retention.wants(span):
             books.retention.keep(span)
+        if span.max_poll >= books.long_step or span.self_wakes >= books.many_wakes or span.outcome == "abandoned":
+            books.suspects.append((span, evidence))
         self._over[number] = weakref.ref(span)
         if len(self._over) > _MAX_OVER:
             self._over.popitem(last=False)

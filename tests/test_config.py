@@ -57,6 +57,10 @@ NAN, INF = float("nan"), float("inf")
         ("max_field_length", [0, -1, None, 1.0]),
         ("slow_poll", [0, -0.1, NAN, INF, "1", True, None]),
         ("slow_task", [0, -1, INF, 10**400]),
+        ("never_yielded", [0, -1, INF, "1", True]),
+        ("many_self_wakes", [0, -1, 1.5, True]),
+        ("leaked_after", [0, NAN]),
+        ("lost_waker_after", [0, False]),
         ("track_polls", [1, "yes", None]),
         ("track_wakes", [0]),
         ("capture_fields", [None]),
@@ -99,6 +103,10 @@ def test_every_variable() -> None:
         "redact": ("ssn, card ,", ("ssn", "card")),
         "slow_poll": ("1e-2", 0.01),
         "slow_task": ("3", 3),
+        "never_yielded": ("none", None),
+        "many_self_wakes": ("7", 7),
+        "leaked_after": ("2.5", 2.5),
+        "lost_waker_after": ("None", None),
         "metrics_port": ("0", 0),
     }
     assert set(given) == {field.name for field in dataclasses.fields(Config)}
