@@ -22,8 +22,8 @@ from .books import QUIET, Books
 from .config import Config
 from .detect.blocked import Watchdog
 from .detect.findings import DEADLOCK, tell
-from .detect.waiting import tell_dissolved
 from .detect.lints import Lints
+from .detect.waiting import tell_dissolved
 from .detect.watch import watch
 from .diagnostics import warn_once
 from .errors import ConfigError
