@@ -20,13 +20,13 @@ from .steps import Tally, end_part
 if TYPE_CHECKING:
     from .spans import Span
 
-__all__ = ["AVAILABLE", "COROUTINE", "FrameTally", "held", "hold", "let_go", "passed_through"]
+__all__ = ["AVAILABLE", "FrameTally", "held", "hold", "holders", "let_go", "passed_through"]
 
 #: Whether this Python can.
 AVAILABLE: Final = sys.version_info >= (3, 12)
 
-COROUTINE: Final = 0x80  # inspect.CO_COROUTINE
-#: Calls back for a code object in which no span was open, in a row, after which it is let alone until the next span.
+_COROUTINE: Final = 0x80  # inspect.CO_COROUTINE
+#: Calls back for a code object that found no span, after which it is let alone until the next span in it.
 _MISSES: Final = 1000
 
 
@@ -49,28 +49,29 @@ class FrameTally(Tally):
 
 
 #: Code of coroutines that enter spans for the one that awaits them.
-passed_through: Final = {contextlib.AsyncExitStack.enter_async_context.__code__}
+passed_through: Final = {id(contextlib.AsyncExitStack.enter_async_context.__code__)}
 #: Innermost open span by id of the frame that holds it.
 held: dict[int, Span] = {}
-#: Code objects that are monitored, by id; how often there was no span in a row.
+#: By id of a code object: 0 if its frames cannot wait; else it is monitored, and this is 1 and the number of calls back
+#: that found no span.
+holders: dict[int, int] = {}
 _codes: dict[int, weakref.ref[CodeType]] = {}
-_misses: dict[int, int] = {}
 _tool: int | None = None
 _off = False
 
 
 def hold(span: Span, frame: FrameType) -> int:
-    """A span was entered in `frame`, of a coroutine. Returns the id that it is held under, or 0 where its steps cannot
-    be seen.
+    """A span was entered in `frame`. Returns the id that it is held under; 0 where the frame cannot wait, or is not
+    to be seen.
     """
     code = frame.f_code
-    while code in passed_through:
+    while id(code) in passed_through:
         # `async with`: it is the frame around that holds the span.
-        frame = frame.f_back  # type: ignore[assignment]
-        if frame is None or not frame.f_code.co_flags & COROUTINE:
+        if frame.f_back is None:
             return 0
+        frame = frame.f_back
         code = frame.f_code
-    if id(code) not in _codes and not _monitor(code):
+    if not holders.get(id(code)) and not _monitor(code):
         return 0
     key = id(frame)
     held[key] = span
@@ -93,7 +94,11 @@ def let_go(span: Span) -> None:
 def _monitor(code: CodeType) -> bool:
     """Have the interpreter call back for a code object; returns whether it does."""
     global _tool, _off
-    if _off:
+    key = id(code)
+    if key not in _codes:
+        _codes[key] = weakref.ref(code, lambda gone: (_codes.pop(key, None), holders.pop(key, None)))
+    holders[key] = 0
+    if _off or not code.co_flags & _COROUTINE:
         return False
     monitoring: Any = sys.monitoring  # type: ignore[attr-defined,unused-ignore]
     events = monitoring.events
@@ -111,8 +116,7 @@ def _monitor(code: CodeType) -> bool:
         _off = True
         warn_once("no monitoring", "", "sys.monitoring failed, the polls of plain spans are not counted: %r", error)
         return False
-    key = id(code)
-    _codes[key] = weakref.ref(code, lambda gone: (_codes.pop(key, None), _misses.pop(key, None)))
+    holders[key] = 1
     return True
 
 
@@ -176,15 +180,17 @@ def _resumed(code: CodeType, offset: int) -> None:
 
 
 def _missed(code: CodeType) -> None:
-    """No span is open in a frame of this code; after some time of that nobody calls back any more."""
+    """No span is open in this frame; after some time of that, and with none open in any other, there are no more calls
+    back for its code.
+    """
     key = id(code)
-    misses = _misses.get(key, 0) + 1
-    if misses >= _MISSES:
-        misses = 0
-        _codes.pop(key, None)
+    misses = holders.get(key, 0) + 1
+    if misses <= _MISSES or held:
+        holders[key] = misses
+    else:
+        holders.pop(key, None)
         monitoring: Any = sys.monitoring  # type: ignore[attr-defined,unused-ignore]
         monitoring.set_local_events(_tool, code, 0)
-    _misses[key] = misses
 
 
 process.after_fork(lambda: held.clear())

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 from . import process
 from .diagnostics import warn_once
 from .fields import error_of, text_of
-from .frames import AVAILABLE, COROUTINE, FrameTally, held, hold, let_go, passed_through
+from .frames import AVAILABLE, FrameTally, held, hold, holders, let_go, passed_through
 from .notices import Misuse
 from .opened import open_of, other_task
 from .records import SpanRecord
@@ -172,7 +172,7 @@ class Span:
                 self._token = current.set(self)
                 return self
             self.thread = ident = get_ident()
-            in_frame = False
+            may_hold: int = False
             steps = stepping.get(ident)
             self.entered_at = t = audience.clock.monotonic_ns()
             if steps is not None and steps.started:
@@ -194,8 +194,9 @@ class Span:
                 else:
                     self._key = key = id(task)
                     self._owner = _weak(task)
-                    if AVAILABLE and _frame(1).f_code.co_flags & COROUTINE:
-                        in_frame = True
+                    if AVAILABLE:
+                        frame = _frame(1)
+                        may_hold = holders.get(id(frame.f_code), True)
             self._below = below = open_of.get(key)
             self.listed = False
             self._frame = 0
@@ -212,8 +213,13 @@ class Span:
             if self.fields:
                 self.fields = audience.policy.apply(self.fields)
             open_of[key] = self
-            if in_frame:
-                self._frame = hold(self, _frame(1))
+            if may_hold:
+                if may_hold is True:
+                    # Code that is met for the first time.
+                    self._frame = hold(self, frame)
+                else:
+                    self._frame = held_in = id(frame)
+                    held[held_in] = self
             audience.announce(self)
             if audience.receivers:
                 self._introduce(audience)
@@ -253,13 +259,15 @@ class Span:
                 if exc is None and self.tally is None and not audience.receivers and open_of.get(key) is self:
                     # What `_end` comes to for most spans.
                     self.exited_at = t if t > self.entered_at else self.entered_at
-                    if self._frame:
-                        let_go(self)
                     below = self._below
                     if below is None:
                         del open_of[key]
+                        if self._frame:
+                            held.pop(self._frame, None)
                     else:
                         open_of[key] = below
+                        if self._frame:
+                            let_go(self)
                     self.outcome = "completed"
                     if self.listed:
                         audience.announce(self)
@@ -601,7 +609,7 @@ class Span:
         return f"<Span {self.name!r} {self.id or '-'} {state}>"
 
 
-passed_through.add(Span.__aenter__.__code__)
+passed_through.add(id(Span.__aenter__.__code__))
 
 #: The tokens of spans that were entered more than once, until the exits that belong to the enters too many.
 _tokens_aside: weakref.WeakKeyDictionary[Span, list[contextvars.Token[Span | None] | None]] = (

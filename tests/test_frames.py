@@ -255,11 +255,12 @@ def test_frames_and_code_are_not_kept_alive(inspector: Inspector) -> None:
 
     gc.collect()
     before = len(frames._codes)
+    assert len(frames.holders) == before
     for _ in range(20):
         asyncio.run(make()())
     gc.collect()
     assert Thing.alive == 0
-    assert len(frames._codes) == before
+    assert len(frames._codes) == len(frames.holders) == before
 
 
 def test_code_without_spans_is_let_alone(inspector: Inspector, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,6 +292,7 @@ def test_no_tool_is_free(
     monkeypatch.setattr(frames, "_tool", None)
     monkeypatch.setattr(frames, "_off", False)
     monkeypatch.setattr(frames, "_codes", {})
+    frames.holders.clear()
 
     async def main() -> None:
         for _ in range(2):
