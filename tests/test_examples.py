@@ -10,13 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from asyncinspect_logging.catalogue import LINTS
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
-def run(name: str) -> str:
+def run(name: str, *arguments: str) -> str:
     """What the example prints."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py")], capture_output=True, text=True, timeout=60
+        [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -90,3 +95,10 @@ def test_multiple_inspectors() -> None:
     assert "details kept: 5" in jobs
     for line in (total("request", 20), total("load", 20), total("job", 200)):
         assert line in both
+
+
+def test_findings() -> None:
+    """Every kind of finding there is, once; and with the same program put right none."""
+    kinds = re.findall(r"^(\w+): ", run("findings"), re.MULTILINE)
+    assert sorted(kinds) == sorted([*LINTS, "blocked_loop", "deadlock", "findings"])
+    assert run("findings", "--clean") == "findings: 0\n"
