@@ -18,23 +18,32 @@ active at once, in either order, and then its list also has the lifecycle events
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
+import weakref
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final
 
 from . import clock as system_clock
+from .catalogue import LINTS
 from .config import Config
+from .detect.blocked import BLOCKED
+from .detect.findings import DEADLOCK
+from .detect.lints import without_span
+from .drivers import install
 from .handler import AsyncInspectHandler
 from .inspector import Inspector
 from .snapshot import NameView, TaskView
 from .spans import LOGGER
 from .structlog_route import add_tap, remove_tap
 
-__all__ = ["CapturedSpans", "FakeClock", "capture_spans"]
+__all__ = ["CapturedSpans", "FakeClock", "capture_spans", "drive_all_loops", "finding_kinds", "where_stuck"]
 
 _SHOWN: Final = 20
+#: Those that are under way, outermost first.
+_captures: Final[list[CapturedSpans]] = []
 
 
 class FakeClock:
@@ -200,6 +209,7 @@ def capture_spans(config: Config | None = None, *, clock: Any = None) -> Iterato
     # The root sees the loggers that hand on their records; and "asyncinspect" may have been told not to.
     loggers = (logging.getLogger(), LOGGER)
     disabled = LOGGER.disabled
+    _captures.append(spans)
     try:
         # dictConfig may have disabled it.
         LOGGER.disabled = False
@@ -208,8 +218,83 @@ def capture_spans(config: Config | None = None, *, clock: Any = None) -> Iterato
         add_tap(handler)
         yield spans
     finally:
+        _captures.remove(spans)
         remove_tap(handler)
         for logger in loggers:
             logger.removeHandler(handler)
         LOGGER.disabled = disabled
         handler.close()
+
+
+def finding_kinds(text: str) -> frozenset[str]:
+    """The kinds of findings that a list with commas names; "leak" is short for "leaked".
+
+    Raises ValueError for one that there is not.
+    """
+    kinds = ["leaked" if kind == "leak" else kind for part in text.split(",") if (kind := part.strip())]
+    valid = (DEADLOCK, BLOCKED, *LINTS)
+    unknown = [kind for kind in kinds if kind not in valid]
+    if unknown or not kinds:
+        wrong = ", ".join(map(repr, unknown)) if unknown else repr(text)
+        raise ValueError(f"{wrong}: no kind of finding; write one or more of {', '.join(valid)} (or leak), with commas")
+    return frozenset(kinds)
+
+
+@contextlib.contextmanager
+def drive_all_loops(*, sync: bool = False) -> Iterator[None]:
+    """Have every asyncio loop that makes a task, or is run by a Runner, drive its tasks; `sync`: as of `install`."""
+    undos: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, object] = weakref.WeakKeyDictionary()
+    before, run = asyncio.BaseEventLoop.create_task, asyncio.Runner.run
+
+    def drive(loop: asyncio.AbstractEventLoop) -> None:
+        if loop not in undos:
+            undos[loop] = None
+            undos[loop] = install(loop, sync=sync)
+
+    def create_task(self: Any, coro: Any, **kwargs: Any) -> Any:
+        if self not in undos:
+            drive(self)
+            return self.create_task(coro, **kwargs)
+        return before(self, coro, **kwargs)
+
+    def run_driven(self: Any, coro: Any, **kwargs: Any) -> Any:
+        # Loops that are not written in Python are reached by this alone.
+        drive(self.get_loop())
+        return run(self, coro, **kwargs)
+
+    patches: list[tuple[Any, str, Any, Any]] = [
+        (asyncio.BaseEventLoop, "create_task", create_task, before),
+        (asyncio.Runner, "run", run_driven, run),
+    ]
+    for owner, name, ours, _ in patches:
+        setattr(owner, name, ours)
+    try:
+        yield
+    finally:
+        for owner, name, _, theirs in patches:
+            setattr(owner, name, theirs)
+        for undo in list(undos.values()):
+            if callable(undo):
+                undo()
+
+
+def where_stuck() -> str:
+    """Where every live task is stuck: those with spans, as far as a `capture_spans` is under way, and the others.
+
+    The text is empty where there is none.
+    """
+    parts: list[str] = []
+    if _captures:
+        snapshot = _captures[0].snapshot()
+        live = [task for task in snapshot.tasks if task.outcome is None]
+        for task in live:
+            parts.append(f"{task.name} {task.id} {task.state.value}, {task.age:.3g} s old")
+            if task.waiting_on is not None:
+                parts.append(f"  waits for {task.waiting_on}")
+            parts += [f"  at {frame}" for frame in task.await_chain]
+        findings = [finding for finding in snapshot.findings if set(finding.span_ids) & {task.id for task in live}]
+        parts += [f"{finding.kind}: {finding.message}" for finding in findings]
+    others = without_span(_SHOWN)
+    if others:
+        parts += ["tasks without a span:", *(f"  {name} waits at {where}" for name, where in others)]
+    return "\n".join(parts)

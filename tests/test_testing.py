@@ -339,3 +339,108 @@ def test_plugin_in_a_test_run(tmp_path: Path) -> None:
     assert "seen: 1 completed (1 completed, 0 failed, 0 cancelled, 0 open)" in done.stdout
     # The helper's own frames are not what a user wants to see.
     assert "raise AssertionError" not in done.stdout
+
+
+# -- findings and timeouts -------------------------------------------------------------------------------------------
+
+
+def pytest_in(folder: Path, code: str, *arguments: str, **env: str) -> str:
+    """What pytest says of a file of tests, in a process of its own."""
+    (folder / "test_theirs.py").write_text("import asyncio, gc, time\n" + textwrap.dedent(code))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "pytest", "-p", PLUGIN, "-p", "no:cacheprovider", *arguments, "."],
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "", **env},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.stdout + done.stderr
+
+
+FINDINGS = """
+    async def slow():
+        await asyncio.sleep(0)
+        time.sleep(0.02)
+
+    async def fine():
+        await asyncio.sleep(0.001)
+
+    def test_slow():
+        asyncio.run(slow())
+
+    def test_fine():
+        asyncio.run(fine())
+
+    def test_fails_anyway():
+        asyncio.run(slow())
+        assert False, "by itself"
+
+    def test_a_loop_by_hand():
+        loop = asyncio.new_event_loop()
+        try:
+            loop.run_until_complete(slow())
+        finally:
+            loop.close()
+
+    async def waits():
+        await asyncio.get_running_loop().create_future()
+
+    def test_leak():
+        loop = asyncio.new_event_loop()
+        loop.set_exception_handler(lambda loop, context: None)
+
+        async def main():
+            asyncio.create_task(waits())
+            await asyncio.sleep(0)
+
+        loop.run_until_complete(main())
+        loop.close()
+"""
+
+
+def test_fail_on(tmp_path: Path) -> None:
+    """Every test with such findings fails, with what was found, and no other."""
+    out = pytest_in(
+        tmp_path, FINDINGS, "--asyncinspect-fail-on=leak, long_poll", "-rA", ASYNC_INSPECT_SLOW_POLL="0.015"
+    )
+    assert "4 failed, 1 passed" in out, out
+    assert "PASSED test_theirs.py::test_fine" in out
+    assert "long_poll: slow: one step held the event loop for 0.02" in out
+    assert "leaked: waits: the task was collected while it was pending" in out
+    assert "by itself" in out
+
+
+def test_fail_on_other_kinds(tmp_path: Path) -> None:
+    """What was not asked for fails nothing."""
+    out = pytest_in(tmp_path, FINDINGS, "--asyncinspect-fail-on=deadlock", ASYNC_INSPECT_SLOW_POLL="0.015")
+    assert "1 failed, 4 passed" in out, out
+
+
+@pytest.mark.parametrize("kinds", ["leek", "", "leak,slow"])
+def test_fail_on_what_there_is_not(tmp_path: Path, kinds: str) -> None:
+    """The run does not begin, and says what there is."""
+    out = pytest_in(tmp_path, FINDINGS, f"--asyncinspect-fail-on={kinds}")
+    assert "--asyncinspect-fail-on: " in out
+    assert "write one or more of deadlock, " in out
+    assert "long_poll" in out
+    assert "passed" not in out
+
+
+@pytest.mark.parametrize("method", ["signal", "thread"])
+@pytest.mark.parametrize("seen", [True, False])
+def test_timeout_says_where_tasks_are_stuck(tmp_path: Path, method: str, seen: bool) -> None:
+    """With pytest-timeout, by either of its methods, and whether spans are captured or not."""
+    hanging = """
+        async def stuck_here():
+            await asyncio.Event().wait()
+
+        def test_hangs():
+            asyncio.run(stuck_here())
+    """
+    options = ["-p", "pytest_timeout", "--timeout=1", f"--timeout-method={method}"]
+    out = pytest_in(tmp_path, hanging, *options, *(["--asyncinspect-fail-on=deadlock"] if seen else []))
+    assert "here asyncio tasks are stuck" in out, out
+    report = out[out.index("here asyncio tasks are stuck") :]
+    assert "stuck_here" in report
+    assert ("tasks without a span" in report) is not seen

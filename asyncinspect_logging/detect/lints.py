@@ -20,7 +20,7 @@ from .. import clock as system_clock
 from .. import opened, process
 from ..catalogue import OTHER
 from ..driven import DrivenSpan
-from ..driver import Driver, _drive
+from ..driver import Driver, _drive, qualname_of
 from ..notices import Forgotten
 from ..snapshot import Finding
 from ..spans import Span
@@ -32,7 +32,17 @@ if TYPE_CHECKING:
     from ..config import Config
     from ..sequence import Seen
 
-__all__ = ["LEAKED", "LONG_POLL", "LOST_WAKER", "NEVER_AWAITED", "NEVER_YIELDED", "SELF_WAKES", "Lints", "symptoms"]
+__all__ = [
+    "LEAKED",
+    "LONG_POLL",
+    "LOST_WAKER",
+    "NEVER_AWAITED",
+    "NEVER_YIELDED",
+    "SELF_WAKES",
+    "Lints",
+    "symptoms",
+    "without_span",
+]
 
 LEAKED: Final = "leaked"
 LONG_POLL: Final = "long_poll"
@@ -296,6 +306,16 @@ def _lost_waker_message(span: Span, coro: Any, seconds: float) -> str:
 
 
 _MESSAGES: Final = {LEAKED: _leaked_message, LOST_WAKER: _lost_waker_message}
+
+
+def without_span(at_most: int) -> list[tuple[str, str]]:
+    """Tasks under way that nobody sees: qualified name of the coroutine, and `file:line function` where it waits."""
+    found: list[tuple[str, str]] = []
+    for reference in _all_tasks():
+        task = reference()
+        if task is not None and not task.done() and _span_of(task) is None and len(found) < at_most:
+            found.append((qualname_of(task), _where(task.get_coro()) or "?"))
+    return found
 
 
 # -- tasks and what they wait for --------------------------------------------------------------------------------------
