@@ -9,7 +9,7 @@ __all__ = ["ROWS", "Row", "markdown", "verdict"]
 
 
 class Row(NamedTuple):
-    """A line of the table. `figure`: its key; `unit`: F, ×, B or ms; `goal`: at most this, on these versions."""
+    """A line of the table. `figure`: its key; `unit`: F, ×, %, B, µs or ms; `goal`: at most this, on these versions."""
 
     what: str
     figure: str
@@ -92,6 +92,10 @@ ROWS = (
     Row("that page", "page.ours_ms", "ms", peers=(("`generate_latest`", "page.latest_ms"),)),
     Row("the scrape with 100,000 live spans against the one with 10", "scrape.plain", "×", 1.2),
     Row("the same with 100,000 driven tasks", "scrape.driven", "×", 1.2),
+    Row("a look for deadlocks with 10,000 tasks that wait for 1,000 locks", "deadlocks.look_ms", "ms"),
+    Row("what all detectors take of one core while these wait", "deadlocks.core", "%", 5),
+    Row("a free `asyncio.Lock` that reports, against one that does not", "deadlocks.lock", "×"),
+    Row("that lock", "deadlocks.lock_us", "µs"),
     Row(
         "memory per live span (tracemalloc, 10,000 open)",
         "memory",

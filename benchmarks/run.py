@@ -36,6 +36,7 @@ GROUPS = {
     "memory": "bench_memory.memory",
     "pages": "bench_pages.pages",
     "live": "bench_pages.live_tasks",
+    "deadlocks": "bench_detect.deadlocks",
     "otel": "bench_peers.otel",
     "otel api": "bench_peers.otel_api",
     "logfire": "bench_peers.logfire",

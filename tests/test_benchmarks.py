@@ -110,7 +110,9 @@ def test_every_row_is_measured_by_some_group(load: Any) -> None:
             assert any(f'"{name}' in sources or f".{name}" in sources for name in (figure, last)), figure
 
 
-@pytest.mark.parametrize("group", ["spans", "unheard", "structlog", "tasks", "steps", "gc", "memory", "pages", "live"])
+@pytest.mark.parametrize(
+    "group", ["spans", "unheard", "structlog", "tasks", "steps", "gc", "memory", "pages", "live", "deadlocks"]
+)
 def test_group_runs(group: str, load: Any) -> None:
     """Each group of ours gives figures, all of them numbers, and leaves no handler behind."""
     done = subprocess.run(

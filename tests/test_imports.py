@@ -40,6 +40,11 @@ FRONT = {
     "decorate",
     "eager",
     "in_front",
+    "detect/sync",
+    "detect/held",
+    "detect/timers",
+    "detect/awaited",
+    "detect/deadlocks",
 }
 #: What an exporter may take from outside its own package.
 FOR_EXPORTERS = {"catalogue", "clock", "config", "diagnostics", "errors", "inspector", "snapshot", "states", "process"}

@@ -24,15 +24,19 @@ def is_blocked(task: Any) -> bool:
     return future is not None and not future.done()
 
 
-def awaited_by(task: Any) -> _Needs | None:
+def awaited_by(task: Any, plain: set[int]) -> _Needs | None:
     """The tasks that a task waits for, as requirements all of which must be met, each by one of those that it lists;
-    None where it waits for something else, or for nothing.
+    None where it waits for something else, or for nothing. `plain`: futures behind which there is no task, by id, as
+    far as that was found out by now.
     """
     future = getattr(task, "_fut_waiter", None)
     if future is None or future.done():
         return None
-    found = _behind(future, _DEEPEST)
-    return (_by_frames(task) if found is None else found) or None
+    found = None if id(future) in plain else _behind(future, _DEEPEST)
+    if found is None:
+        plain.add(id(future))
+        found = _by_frames(task)
+    return found or None
 
 
 def _behind(future: Any, deep: int) -> _Needs | None:
@@ -48,7 +52,8 @@ def _behind(future: Any, deep: int) -> _Needs | None:
 
 def _shielded(future: Any) -> Any:
     """What a future of `asyncio.shield` shields."""
-    for callback, _ in getattr(future, "_callbacks", None) or ():
+    # The callback that knows was the first. Others may be there by the thousand.
+    for callback, _ in (getattr(future, "_callbacks", None) or ())[:1]:
         if getattr(callback, "__qualname__", "") == "shield.<locals>._outer_done_callback":
             names = callback.__code__.co_freevars
             if "inner" in names:
@@ -80,25 +85,34 @@ def _of_wait(local: dict[str, Any]) -> _Needs:
     return [[future] for future in futures if isinstance(future, asyncio.Task) and not future.done()]
 
 
-def _shows_tasks(future: Any) -> bool:
-    return future is not None and (
-        isinstance(future, _TASKS) or _shielded(future) is not None
-    )
-
-
 def tasks_awaiting_tasks() -> list[Any]:
     """The tasks of this process whose future shows at a glance that they wait for a task, plainly, by `gather` or by
     `shield`.
     """
-    found: list[Any] = []
     for name in ("_scheduled_tasks", "_all_tasks"):
         tasks: Any = getattr(asyncio.tasks, name, None)
         if tasks is not None:
             for _ in range(10):
                 try:
-                    found = [task for task in tasks if _shows_tasks(getattr(task, "_fut_waiter", None))]
-                    break
+                    return _awaiting(tasks)
                 except RuntimeError:  # a task was made or has ended meanwhile
                     continue
             break
+    return []
+
+
+def _awaiting(tasks: Any) -> list[Any]:
+    found: list[Any] = []
+    # Many may wait for one future, and its callbacks are a new list each time.
+    plain: set[int] = set()
+    for task in tasks:
+        future = getattr(task, "_fut_waiter", None)
+        if future is None or id(future) in plain:
+            continue
+        if future.__class__ is asyncio.Future and len(future._callbacks or ()) < 2:
+            continue  # by far the most: nobody but the task waits for it, and it shields nothing
+        if isinstance(future, _TASKS) or _shielded(future) is not None:
+            found.append(task)
+        else:
+            plain.add(id(future))
     return found

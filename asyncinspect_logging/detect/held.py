@@ -41,7 +41,7 @@ class Owner:
     that is known from records. `root`: number of the span that lasts as long as the task, or 0.
     """
 
-    __slots__ = ("name", "number", "over", "root", "task")
+    __slots__ = ("for_others", "name", "number", "over", "root", "task")
 
     def __init__(self, number: int, name: str, task: Any = None, root: int = 0) -> None:
         self.number = number
@@ -50,6 +50,8 @@ class Owner:
         self.root = root
         #: Whether a record has said that it is over.
         self.over = False
+        #: Whether what it acquires is for another task.
+        self.for_others = False
 
 
 class Hold:
@@ -79,7 +81,7 @@ class Resource:
     were taken before anybody looked, or by whom nobody can tell.
     """
 
-    __slots__ = ("holders", "id", "kind", "name", "open", "paired", "unknown")
+    __slots__ = ("heard", "holders", "id", "kind", "name", "open", "paired", "settled", "unknown")
 
     def __init__(self, kind: str, name: str | None = None, id: int = 0) -> None:
         self.kind = kind
@@ -90,6 +92,9 @@ class Resource:
         self.unknown = 0
         #: Whether it was ever given back by who had taken it.
         self.paired = False
+        #: Who was last asked to look into its waits, and when (ns).
+        self.heard: Any = None
+        self.settled = 0
 
     def freers(self) -> list[Hold] | None:
         """Those of whom one must act for a waiter to go on; None where that is not known."""

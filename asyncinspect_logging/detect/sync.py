@@ -23,7 +23,7 @@ from .. import clock, process
 from ..diagnostics import warn_once
 from ..notices import Waiting
 from ..routing import Audience, route_of
-from ..spans import LOGGER, Span, current_span
+from ..spans import LOGGER, Span, current, current_span
 from .held import HELD, Hold, Owner, Place, Resource, Wait, new_id
 from .timers import has_timeout
 
@@ -69,9 +69,9 @@ _owners: Final[dict[int, Owner]] = {}
 
 
 class _Known:
-    """What is known of a primitive. `ref` leads to it, and `settled` says when its audience was last asked to look."""
+    """What is known of a primitive. `ref` leads to it."""
 
-    __slots__ = ("complete", "heard", "name", "ours", "ref", "resources", "settled")
+    __slots__ = ("complete", "name", "ours", "ref", "resources")
 
     def __init__(self, ref: weakref.ref[Any], name: str | None, complete: bool, ours: bool) -> None:
         self.ref = ref
@@ -81,8 +81,6 @@ class _Known:
         #: Whether it is of a class of this module, whose methods report.
         self.ours = ours
         self.resources: dict[str, Resource] = {}
-        self.settled = 0
-        self.heard: Any = None
 
 
 _known: Final[dict[int, _Known]] = {}
@@ -119,9 +117,16 @@ def _resource(primitive: Any, kind: str) -> Resource:
 # -- who -------------------------------------------------------------------------------------------------------------
 
 
+if sys.version_info >= (3, 12):
+    _current_task: Final = asyncio.current_task
+else:
+    # Written in Python there, and slow.
+    _current_task: Final = asyncio.tasks._current_tasks.get  # type: ignore[attr-defined]
+
+
 def _current_owner() -> Owner | None:
     loop = asyncio._get_running_loop()
-    task = None if loop is None else asyncio.current_task(loop)
+    task = None if loop is None else _current_task(loop)
     return None if task is None else _owners.get(id(task)) or owner_of(task)
 
 
@@ -138,7 +143,9 @@ def owner_of(task: Any) -> Owner:
             forget_it(key, None)
 
         name = getattr(coro, "__qualname__", None) or type(coro).__qualname__
-        owner = _owners[key] = Owner(new_id(), name, weakref.ref(task, forget), max(root, 0))
+        owner = _owners.setdefault(key, Owner(new_id(), name, weakref.ref(task, forget), max(root, 0)))
+        # Made by `wait_for` (3.11) or by hand: all that the task does is to acquire, for somebody else.
+        owner.for_others = getattr(coro, "cr_code", None) in _acquire_codes
     return owner
 
 
@@ -165,22 +172,22 @@ class _Report(NamedTuple):
     span: Span | None
 
 
-def _hearing() -> tuple[Audience | None, Span | None]:
-    """Who hears of the current span; without one, of any."""
-    span = current_span()
-    if span is not None and span.number > 0 and span._audience is not None:
-        return span._audience, span
-    return _route.audience(), None
+def _heard_span() -> Span | None:
+    """The current span, if anybody hears of it."""
+    span = current.get()
+    if span is not None and (span.outcome is not None or not span.number):
+        span = current_span()
+    return span if span is not None and span.number > 0 and span._audience is not None else None
 
 
-def _begin_wait(primitive: Any, kind: str) -> _Report | None:
+def _begin_wait(resource: Resource) -> _Report | None:
     """The current task is about to wait. Raises nothing."""
     try:
-        audience, span = _hearing()
+        span = _heard_span()
+        audience = _route.audience() if span is None else span._audience
         owner = _current_owner()
         if audience is None or owner is None:
             return None
-        resource = _resource(primitive, kind)
         t = audience.clock.monotonic_ns()
         place, _ = _place()
         number, name = (0, "") if span is None else (span.number, span.name)
@@ -189,9 +196,8 @@ def _begin_wait(primitive: Any, kind: str) -> _Report | None:
         if span is not None and audience.steps:
             wait.timed = has_timeout(owner.task())
             span._emit(audience, "wait", _wait_said(wait), t)
-        known = _known[id(primitive)]
-        if known.heard is not audience or t - known.settled > _OFTEN:
-            known.heard, known.settled = audience, t
+        if resource.heard is not audience or t - resource.settled > _OFTEN:
+            resource.heard, resource.settled = audience, t
             audience.settle()
         return _Report(wait, audience, span)
     except Exception as error:
@@ -199,10 +205,8 @@ def _begin_wait(primitive: Any, kind: str) -> _Report | None:
         return None
 
 
-def _end_wait(report: _Report | None, got: bool) -> None:
+def _end_wait(report: _Report, got: bool) -> None:
     """It waits no longer, and has `got` what it waited for, or not. Raises nothing."""
-    if report is None:
-        return
     try:
         wait, audience, span = report
         audience.announce(Waiting(wait, True))
@@ -212,41 +216,34 @@ def _end_wait(report: _Report | None, got: bool) -> None:
         _failed(error)
 
 
-def _taken(primitive: Any, kind: str) -> None:
+def _taken(resource: Resource) -> None:
     """The current task has got it. Raises nothing."""
     try:
-        resource = _resource(primitive, kind)
         owner = _current_owner()
-        if owner is None or _only_acquires(owner):
+        if owner is None or owner.for_others:
             resource.unknown += 1
             return
-        hold = resource.holders.get(owner.number)
-        audience, span = _hearing()
+        span = _heard_span()
+        audience = None if span is None else span._audience
         t = clock.monotonic_ns() if audience is None else audience.clock.monotonic_ns()
         place, scoped = _place()
-        if hold is not None and kind == "semaphore":
+        hold = resource.holders.get(owner.number)
+        if hold is not None and resource.kind == "semaphore":
             hold.count += 1
             hold.scoped = hold.scoped and scoped
+        elif span is None:
+            resource.holders[owner.number] = Hold(owner, t, place, scoped=scoped)
         else:
-            hold = resource.holders[owner.number] = Hold(owner, t, place, scoped=scoped)
-            if span is not None:
-                hold.span, hold.span_name = span.number, span.name
+            resource.holders[owner.number] = Hold(owner, t, place, span.number, span.name, scoped)
         if span is not None and audience is not None and audience.steps:
             _emit(span, audience, "acquire", owner, resource, place, t)
     except Exception as error:
         _failed(error)
 
 
-def _only_acquires(owner: Owner) -> bool:
-    """Whether all that the task does is to acquire, for somebody else: made by `wait_for` (3.11) or by hand."""
-    coro = owner.task().get_coro()
-    return getattr(coro, "cr_code", None) in _acquire_codes
-
-
-def _let_go(primitive: Any, kind: str) -> None:
+def _let_go(resource: Resource) -> None:
     """One hold was given back. Raises nothing."""
     try:
-        resource = _resource(primitive, kind)
         owner = _current_owner()
         hold = None if owner is None else resource.holders.get(owner.number)
         if hold is not None:
@@ -259,19 +256,19 @@ def _let_go(primitive: Any, kind: str) -> None:
         else:
             # One gives back what another took, and so whose turn that is cannot be told by who has it.
             resource.open = True
-            if kind == "lock":
+            if resource.kind == "lock":
                 resource.holders.clear()
-        audience, span = _hearing()
-        if owner is not None and span is not None and audience is not None and audience.steps:
+        span = _heard_span()
+        audience = None if span is None else span._audience
+        if span is not None and audience is not None and audience.steps and owner is not None:
             _emit(span, audience, "release", owner, resource)
     except Exception as error:
         _failed(error)
 
 
-def _freed(primitive: Any, kind: str) -> None:
+def _freed(resource: Resource) -> None:
     """The current task did what one that waits for this needs somebody to do. Raises nothing."""
     try:
-        resource = _resource(primitive, kind)
         owner = _current_owner()
         holders = resource.holders
         if resource.open or (owner is not None and owner.number in holders):
@@ -281,11 +278,10 @@ def _freed(primitive: Any, kind: str) -> None:
             holders.clear()
             return
         place, _ = _place()
-        _, span = _hearing()
-        hold = Hold(owner, clock.monotonic_ns(), place)
+        span = _heard_span()
+        hold = holders[owner.number] = Hold(owner, clock.monotonic_ns(), place)
         if span is not None:
             hold.span, hold.span_name = span.number, span.name
-        holders[owner.number] = hold
     except Exception as error:
         _failed(error)
 
@@ -355,20 +351,23 @@ def _strip(error: BaseException) -> None:
         error.__traceback__ = tb.tb_next
 
 
-def _silent(primitive: Any, always: bool) -> bool:
-    """Whether a method is to do no more than asyncio's: after an undo, of what reports by itself, and inside another
-    primitive.
+def _followed(primitive: Any, kind: str, always: bool) -> Resource | None:
+    """What is waited for of a primitive; None where a method is to do no more than asyncio's: after an undo, of what
+    reports by itself, and inside another primitive. Raises nothing.
     """
-    if not always:
-        if not _patches.count:
-            return True
+    try:
         known = _known.get(id(primitive))
-        if known is not None and known.ours:
-            return True
-    if not _inside:
-        return False
-    owner = _current_owner()
-    return owner is not None and owner.number in _inside
+        if not always and (not _patches.count or (known is not None and known.ours)):
+            return None
+        if _inside:
+            owner = _current_owner()
+            if owner is not None and owner.number in _inside:
+                return None
+        found = None if known is None else known.resources.get(kind)
+        return found or _resource(primitive, kind)
+    except Exception as error:
+        _failed(error)
+        return None
 
 
 def _go_inside() -> int:
@@ -387,29 +386,34 @@ def _acquiring(original: Any, kind: str, busy: Callable[[Any], bool], always: bo
 
     @functools.wraps(original)
     async def acquire(self: Any) -> Any:
-        number = 0
-        report = None
+        number, report = 0, None
         try:
-            if _silent(self, always):
+            resource = _followed(self, kind, always)
+            if resource is None:
                 return await original(self)
-            _see(self, kind)
             if inside:
                 number = _go_inside()
             if busy(self):
-                report = _begin_wait(self, kind)
+                report = _begin_wait(resource)
             got = await original(self)
         except BaseException as error:
-            _inside.discard(number)
-            _end_wait(report, False)
+            _leave(number, report, False)
             _strip(error)
             raise
-        _inside.discard(number)
-        _end_wait(report, True)
-        _taken(self, kind)
+        _leave(number, report, True)
+        _taken(resource)
         return got
 
     _acquire_codes.add(acquire.__code__)  # type: ignore[attr-defined]
     return acquire
+
+
+def _leave(number: int, report: _Report | None, got: bool) -> None:
+    """A method of a primitive is through; see `_go_inside` and `_begin_wait`."""
+    if number:
+        _inside.discard(number)
+    if report is not None:
+        _end_wait(report, got)
 
 
 def _acquiring_at_once(original: Any, kind: str, always: bool) -> Any:
@@ -418,13 +422,13 @@ def _acquiring_at_once(original: Any, kind: str, always: bool) -> Any:
     @functools.wraps(original)
     def acquire_nowait(self: Any) -> Any:
         try:
+            resource = _followed(self, kind, always)
             got = original(self)
         except BaseException as error:
             _strip(error)
             raise
-        # anyio's own `acquire` takes what is free by this.
-        if not _silent(self, always):
-            _taken(self, kind)
+        if resource is not None:
+            _taken(resource)
         return got
 
     return acquire_nowait
@@ -435,28 +439,18 @@ def _releasing(original: Any, kind: str, always: bool) -> Any:
 
     @functools.wraps(original)
     def release(self: Any) -> Any:
-        silent = _silent(self, always)
         try:
-            if not silent:
-                _see(self, kind)
+            # Before anything is done, for what is held by then is held by somebody unknown.
+            resource = _followed(self, kind, always)
             given = original(self)
         except BaseException as error:
             _strip(error)
             raise
-        if not silent:
-            _let_go(self, kind)
+        if resource is not None:
+            _let_go(resource)
         return given
 
     return release
-
-
-def _see(primitive: Any, kind: str) -> None:
-    """Look at a primitive for the first time before something is done with it. Raises nothing."""
-    try:
-        if id(primitive) not in _known:
-            _resource(primitive, kind)
-    except Exception as error:
-        _failed(error)
 
 
 def _waiting(
@@ -468,40 +462,29 @@ def _waiting(
 
     @functools.wraps(original)
     async def wait(self: Any, *args: Any, **kwargs: Any) -> Any:
-        number = 0
-        report = None
+        number, report = 0, None
         try:
-            if _silent(self, always):
+            resource = _followed(self, kind, always)
+            if resource is None:
                 return await original(self, *args, **kwargs)
-            if joins:
-                _taken_out(self, kind)
+            if joins and (owner := _current_owner()) is not None:
+                # Who waits itself frees nobody.
+                resource.holders.pop(owner.number, None)
             if busy(self):
-                report = _begin_wait(self, kind)
+                report = _begin_wait(resource)
             if inside:
                 number = _go_inside()
             got = await original(self, *args, **kwargs)
         except BaseException as error:
-            _inside.discard(number)
-            _end_wait(report, False)
+            _leave(number, report, False)
             _strip(error)
             raise
-        _inside.discard(number)
-        _end_wait(report, True)
+        _leave(number, report, True)
         if joins:
-            _freed(self, kind)
+            _freed(resource)
         return got
 
     return wait
-
-
-def _taken_out(primitive: Any, kind: str) -> None:
-    """Who waits itself frees nobody. Raises nothing."""
-    try:
-        owner = _current_owner()
-        if owner is not None:
-            _resource(primitive, kind).holders.pop(owner.number, None)
-    except Exception as error:
-        _failed(error)
 
 
 def _freeing(original: Any, kind: str, always: bool) -> Any:
@@ -514,8 +497,9 @@ def _freeing(original: Any, kind: str, always: bool) -> Any:
         except BaseException as error:
             _strip(error)
             raise
-        if not _silent(self, always):
-            _freed(self, kind)
+        resource = _followed(self, kind, always)
+        if resource is not None:
+            _freed(resource)
         return given
 
     return free

@@ -27,9 +27,9 @@ from .wording import Core, Tied, finding_of
 __all__ = ["Waits"]
 
 #: A look that took up to so many ns is repeated as often as somebody asks; after a longer one there is a rest, so that
-#: looks take at most a thirtieth of one core's time.
+#: looks take at most 4 % of one core.
 _SHORT: Final = 1_000_000
-_REST: Final = 30
+_REST: Final = 25
 
 #: ("task", number of its owner) or ("resource", id).
 _Node = tuple[str, int]
@@ -55,9 +55,10 @@ class Waits:
         self._suspected: set[_Key] = set()
         self._found: dict[_Key, Finding] = {}
         self._resting_until = 0
-        # During a look: owners met, and those whose wait a timer ends.
+        # During a look: owners met, those whose wait a timer ends, and futures that have no task behind them.
         self._owners: dict[int, Owner] = {}
         self._timed: set[int] = set()
+        self._plain: set[int] = set()
 
     # -- what is told ------------------------------------------------------------------------------------------------
 
@@ -171,6 +172,7 @@ class Waits:
         finally:
             self._owners.clear()
             self._timed.clear()
+            self._plain.clear()
         fresh, gone = self._compare(cores, now)
         took = time.perf_counter_ns() - started
         self._resting_until = 0 if took < _SHORT else started + _REST * took
@@ -223,7 +225,7 @@ class Waits:
             if wait.timed or (task is not None and not is_blocked(task)):
                 return None
             return [[("resource", wait.resource.id)]]
-        needs = None if task is None else awaited_by(task)
+        needs = None if task is None else awaited_by(task, self._plain)
         return needs and [[self._node_of(each) for each in those] for those in needs]
 
     def _needs_of_resource(self, resource: Resource) -> Sequence[Sequence[_Node]] | None:
@@ -277,6 +279,7 @@ class Waits:
         finally:
             self._owners.clear()
             self._timed.clear()
+            self._plain.clear()
 
     def _tasks_in(self, dead: _Dead) -> set[int]:
         """The tasks among the dead, and those that wait for a dead resource and hold none themselves."""

@@ -1,0 +1,491 @@
+"""Primitives that report: they do what asyncio's do, leave nothing behind, and say who waits and who holds."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib.util
+import inspect
+import logging
+import subprocess
+import sys
+import traceback
+import weakref
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import anyio
+import pytest
+
+from asyncinspect_logging import Config, Inspector, install, run, span
+from asyncinspect_logging.detect import sync
+
+CLASSES = ["Lock", "Semaphore", "BoundedSemaphore", "Condition", "Event", "Barrier", "Queue"]
+PATCHED = [getattr(asyncio, name) for name in CLASSES]
+
+
+@pytest.fixture(autouse=True)
+def _no_watcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the tests look."""
+    monkeypatch.setattr("asyncinspect_logging.inspector.watch", lambda inspector: None)
+
+
+@pytest.fixture
+def inspector(listen: Callable[..., Inspector]) -> Inspector:
+    return listen(Config.debug())
+
+
+@pytest.fixture
+def installed() -> Iterator[None]:
+    undo = sync.install_sync()
+    yield
+    undo()
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def looked_at(inspector: Inspector) -> tuple[str, ...]:
+    """The messages of the deadlocks, after two looks."""
+    inspector.look()
+    inspector.look()
+    return tuple(found.message for found in inspector.snapshot(tasks=False).findings if found.kind == "deadlock")
+
+
+async def over(tasks: list[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# -- the same as asyncio's -------------------------------------------------------------------------------------------
+
+SUITE = """
+import asyncio, logging, sys, unittest
+from asyncinspect_logging import AsyncInspectHandler, Config, Inspector
+from asyncinspect_logging.detect import sync
+logging.getLogger("asyncinspect").addHandler(AsyncInspectHandler(Inspector(Config.debug())))
+if sys.argv[1] == "install":
+    sync.install_sync()
+else:
+    for name in sync.__all__:
+        if name[0].isupper():
+            setattr(asyncio, name, getattr(sync, name))
+from test.test_asyncio import test_locks, test_queues
+load = unittest.defaultTestLoader.loadTestsFromModule
+found = unittest.TextTestRunner().run(unittest.TestSuite([load(test_locks), load(test_queues)]))
+sys.exit(not (found.wasSuccessful() and found.testsRun > 100))
+"""
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("test.test_asyncio"), reason="Python came without its own tests")
+@pytest.mark.parametrize("how", ["install", "drop-in"])
+def test_they_pass_the_tests_of_asyncio(how: str) -> None:
+    """All of CPython's own tests of locks and queues, which cover fairness, cancellation, errors and `repr`."""
+    done = subprocess.run([sys.executable, "-c", SUITE, how], capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_methods_look_like_asyncio_s(name: str, installed: None) -> None:
+    """Names, signatures, documentation, and whether they are coroutine functions."""
+    ours, original = getattr(sync, name), getattr(asyncio, name)
+    for method in ("acquire", "release", "wait", "notify", "set", "get", "put", "join", "get_nowait", "put_nowait"):
+        if method in vars(ours):
+            found, plain = getattr(ours, method), inspect.unwrap(getattr(original, method))
+            assert inspect.signature(found) == inspect.signature(plain)
+            assert found.__qualname__ == plain.__qualname__
+            assert found.__doc__ == plain.__doc__
+            assert inspect.iscoroutinefunction(found) == inspect.iscoroutinefunction(plain)
+            assert inspect.iscoroutinefunction(getattr(original, method)) == inspect.iscoroutinefunction(plain)
+
+
+def test_undo_takes_it_back_exactly() -> None:
+    """Also with several installs, of which the last one counts, in whatever order they are undone."""
+    before = [dict(vars(cls)) for cls in PATCHED]
+    first, second = sync.install_sync(), sync.install_sync()
+    assert [dict(vars(cls)) for cls in PATCHED] != before
+    first()
+    first()
+    assert "__wrapped__" in vars(asyncio.Lock.acquire)
+    second()
+    assert [dict(vars(cls)) for cls in PATCHED] == before
+
+
+def test_undo_leaves_what_somebody_has_put_over_it() -> None:
+    """Theirs stays, and what it calls does no more than hand on."""
+    original = asyncio.Lock.acquire
+    undo = sync.install_sync()
+    ours = asyncio.Lock.acquire
+
+    async def theirs(self: Any) -> Any:
+        return await ours(self)
+
+    async def main() -> None:
+        async with (lock := asyncio.Lock()):
+            assert sync.holders_of(lock) == []
+
+    asyncio.Lock.acquire = theirs  # type: ignore[method-assign]
+    try:
+        undo()
+        assert asyncio.Lock.acquire is theirs
+        asyncio.run(main())
+    finally:
+        asyncio.Lock.acquire = original  # type: ignore[method-assign]
+
+
+def test_run_and_install_take_sync(inspector: Inspector) -> None:
+    """`install` until its undo, `run` while it runs."""
+    plain = asyncio.Lock.acquire
+
+    async def main() -> None:
+        assert asyncio.Lock.acquire is not plain
+        lock = asyncio.Lock()
+        async with lock:
+            assert sync.holders_of(lock) == [main.__qualname__]
+
+    run(main(), sync=True)
+    assert asyncio.Lock.acquire is plain
+
+    async def again() -> None:
+        with install():
+            assert asyncio.Lock.acquire is plain
+        with install(sync=True):
+            assert asyncio.Lock.acquire is not plain
+        assert asyncio.Lock.acquire is plain
+
+    asyncio.run(again())
+
+
+def test_no_frame_of_ours_in_a_traceback(installed: None) -> None:
+    """Where an exception passes, it does not show."""
+
+    async def main() -> None:
+        queue: asyncio.Queue[int] = asyncio.Queue()
+        for wrong in (asyncio.Lock().release, queue.get_nowait, queue.task_done):
+            with pytest.raises((RuntimeError, asyncio.QueueEmpty, ValueError)) as error:
+                wrong()
+            assert not [f for f in traceback.extract_tb(error.value.__traceback__) if f.filename == sync.__file__]
+        lock = asyncio.Lock()
+        await lock.acquire()
+        with pytest.raises(TimeoutError) as late:
+            async with asyncio.timeout(0):
+                await lock.acquire()
+        cause: Any = late.value.__cause__
+        assert not [f for f in traceback.extract_tb(cause.__traceback__) if f.filename == sync.__file__]
+
+    asyncio.run(main())
+
+
+def test_no_primitive_and_no_task_is_kept(inspector: Inspector, installed: None) -> None:
+    """They go as soon as the application lets them go, and with them what was known of them."""
+
+    async def main() -> list[weakref.ref[Any]]:
+        lock, event = asyncio.Lock(), asyncio.Event()
+
+        async def hold() -> None:
+            async with lock:
+                await event.wait()
+
+        tasks = [asyncio.create_task(hold()) for _ in range(3)]
+        await settle()
+        inspector.look()
+        event.set()
+        await asyncio.gather(*tasks)
+        inspector.look()
+        return [weakref.ref(lock), weakref.ref(event), *map(weakref.ref, tasks)]
+
+    known = len(sync._known)
+    references = asyncio.run(main())
+    gc.collect()
+    assert [reference() for reference in references] == [None] * 5
+    assert len(sync._known) <= known
+    assert not inspector._books.waits.by_owner
+    assert not inspector._books.waits.waiting_for
+
+
+def test_a_failure_of_ours_does_not_reach_the_application(
+    inspector: Inspector, installed: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock works on."""
+
+    def broken(*args: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(sync, "_place", broken)
+    monkeypatch.setattr(sync, "owner_of", broken)
+
+    async def main() -> int:
+        lock, queue, passed = asyncio.Lock(), asyncio.Queue[int](1), 0
+
+        async def use() -> None:
+            nonlocal passed
+            async with lock:
+                await queue.put(1)
+                await asyncio.sleep(0)
+                passed += await queue.get()
+
+        await asyncio.gather(use(), use(), use())
+        return passed
+
+    assert asyncio.run(main()) == 3
+
+
+# -- what they say ---------------------------------------------------------------------------------------------------
+
+
+class _Payloads(logging.Handler):
+    """The wait, acquire and release records, as (kind, what of, by task)."""
+
+    def __init__(self) -> None:
+        super().__init__(5)
+        self.payloads: list[dict[str, Any]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        payload = record.__dict__.get("asyncinspect", {})
+        if payload.get("kind") in ("wait", "acquire", "release"):
+            self.payloads.append(payload)
+
+    @property
+    def said(self) -> list[str]:
+        return [f"{one['kind']} {one['resource']['kind']}" for one in self.payloads]
+
+
+@pytest.fixture
+def payloads() -> Iterator[_Payloads]:
+    logger, handler = logging.getLogger("asyncinspect"), _Payloads()
+    logger.setLevel(5)
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)
+
+
+async def two(first: Coroutine[Any, Any, Any], second: Callable[[], Any]) -> None:
+    """One task in a span, and what is done when it stands still."""
+
+    async def inside() -> None:
+        with span("first"):
+            await first
+
+    task = asyncio.create_task(inside())
+    await settle()
+    done = second()
+    if inspect.isawaitable(done):
+        await done
+    await task
+
+
+def test_records_of_each_primitive(payloads: _Payloads) -> None:
+    """A wait only where there is one; what ends it; and nothing of the primitives that another is made of."""
+
+    async def main() -> None:
+        lock = sync.Lock(name="db")
+        async with lock:
+            pass
+        await lock.acquire()
+        await two(lock.acquire(), lock.release)
+        assert payloads.said == ["wait lock", "acquire lock"]
+        wait = payloads.payloads[0]
+        assert wait["resource"] == {"kind": "lock", "name": "db", "id": wait["resource"]["id"]}
+        assert [held["task"] for held in wait["holders"]] == [main.__qualname__]
+        payloads.payloads.clear()
+
+        event, queue, barrier = sync.Event(), sync.Queue[int](1), sync.Barrier(2)
+        condition = sync.Condition(name="ready")
+        await two(event.wait(), event.set)
+        await two(event.wait(), lambda: None)
+        await two(queue.get(), lambda: queue.put_nowait(1))
+        await two(queue.join(), queue.task_done)
+        queue.put_nowait(1)
+        await two(queue.put(2), queue.get)
+        await two(barrier.wait(), barrier.wait)
+
+        async def notified() -> None:
+            async with condition:
+                await condition.wait()
+
+        async def notify() -> None:
+            async with condition:
+                condition.notify()
+
+        await two(notified(), notify)
+        assert payloads.said == [
+            *("wait event", "acquire event"),
+            *("wait queue get", "acquire queue get"),
+            *("wait queue join", "acquire queue join"),
+            *("wait queue put", "acquire queue put"),
+            *("wait barrier", "acquire barrier"),
+            *("acquire lock", "wait condition", "release lock", "acquire lock", "acquire condition", "release lock"),
+        ]
+
+    asyncio.run(main())
+
+
+def test_a_wait_that_is_given_up(payloads: _Payloads) -> None:
+    """It ends with a release."""
+
+    async def main() -> None:
+        lock = sync.Lock()
+        await lock.acquire()
+
+        async def wait() -> None:
+            with span("wait"):
+                await lock.acquire()
+
+        task = asyncio.create_task(wait())
+        await settle()
+        await over([task])
+        assert payloads.said == ["wait lock", "release lock"]
+        assert sync.holders_of(lock) == [main.__qualname__]
+
+    asyncio.run(main())
+
+
+def test_names_and_holders() -> None:
+    """Of those of each kind, by the names of spans, and of tasks where there is none."""
+
+    async def main() -> None:
+        permits, plain = sync.BoundedSemaphore(2, name="pool"), asyncio.Lock()
+        assert (sync.name_of(permits), sync.name_of(plain)) == ("pool", None)
+        assert sync.holders_of(plain) == []
+        assert sync.holders_of(object()) == []
+        async with permits:
+            assert sync.holders_of(permits) == [main.__qualname__]
+            async with permits:
+                assert sync.holders_of(permits) == [main.__qualname__]
+            assert sync.holders_of(permits) == [main.__qualname__]
+        assert sync.holders_of(permits) == []
+        for make in (sync.PriorityQueue, sync.LifoQueue):
+            queue = make(name="jobs")  # type: ignore[var-annotated]
+            for item in (2, 1, 3):
+                await queue.put(item)
+            assert sync.name_of(queue) == "jobs"
+            assert await queue.get() == (1 if make is sync.PriorityQueue else 3)
+
+    asyncio.run(main())
+
+
+# -- what was there before -------------------------------------------------------------------------------------------
+
+
+async def both(name: str, first: Any, second: Any) -> None:
+    with span(name):
+        async with first:
+            await asyncio.sleep(0)
+            async with second:
+                pass
+
+
+def test_primitives_from_before_the_install(inspector: Inspector) -> None:
+    """They report as well; of one that was held already, nothing is known until it is given back."""
+
+    async def main() -> None:
+        a, b = asyncio.Lock(), asyncio.Lock()
+        await a.acquire()
+        with install(sync=True):
+            tasks = [asyncio.create_task(both("one", b, a))]
+            await settle()
+            tasks.append(asyncio.create_task(both("two", a, b)))
+            await settle()
+            assert looked_at(inspector) == ()
+            a.release()
+            await asyncio.gather(*tasks)
+            again = [asyncio.create_task(both("one", a, b)), asyncio.create_task(both("two", b, a))]
+            await settle()
+            assert len(looked_at(inspector)) == 1
+            await over(again)
+
+    asyncio.run(main())
+
+
+def test_conditions_from_before_the_install(inspector: Inspector) -> None:
+    """They have the methods of their lock on themselves, as those were then."""
+
+    async def main() -> None:
+        a, b = asyncio.Condition(), asyncio.Condition()
+        with install(sync=True):
+            tasks = [asyncio.create_task(both("one", a, b)), asyncio.create_task(both("two", b, a))]
+            await settle()
+            assert len(looked_at(inspector)) == 1
+            await over(tasks)
+        async with a, b:
+            pass
+
+    asyncio.run(main())
+
+
+def test_semaphores_from_before_the_install(inspector: Inspector) -> None:
+    """They are known from the beginning if there was but one task then. If not, only a bounded one says how many
+    permits were out.
+    """
+
+    async def found(permits: list[Any]) -> int:
+        with install(sync=True):
+            tasks = [asyncio.create_task(both(f"t{index}", one, one)) for index, one in enumerate(permits)]
+            await settle()
+            messages = looked_at(inspector)
+            await over(tasks)
+        return len(messages)
+
+    async def main(others: int) -> int:
+        tasks = [asyncio.create_task(asyncio.sleep(60)) for _ in range(others)]
+        try:
+            return await found([asyncio.Semaphore(1), asyncio.BoundedSemaphore(1)])
+        finally:
+            await over(tasks)
+
+    assert asyncio.run(main(0)) == 2
+    assert asyncio.run(main(1)) == 1
+
+
+# -- other libraries -------------------------------------------------------------------------------------------------
+
+
+def test_anyio_on_asyncio(inspector: Inspector) -> None:
+    """Its locks and semaphores, and what its own `acquire` calls counts once."""
+
+    async def main() -> None:
+        with install(sync=True):
+            a, b = anyio.Lock(), anyio.Semaphore(1)
+            tasks = [asyncio.create_task(both("one", a, b)), asyncio.create_task(both("two", b, a))]
+            await settle()
+            (message,) = looked_at(inspector)
+            assert "for semaphore" in message
+            assert "for lock" in message
+            assert sync.holders_of(a) == ["one"]
+            await over(tasks)
+            assert sync.holders_of(a) == sync.holders_of(b) == []
+            a.acquire_nowait()
+            assert sync.holders_of(a) == [main.__qualname__]
+            with pytest.raises(anyio.WouldBlock):
+                anyio.Semaphore(0).acquire_nowait()
+            a.release()
+            assert looked_at(inspector) == ()
+
+    asyncio.run(main())
+
+
+def test_uvloop(inspector: Inspector) -> None:
+    """A deadlock is one there too, and a wait with a timeout none."""
+    uvloop = pytest.importorskip("uvloop")
+
+    async def main() -> None:
+        async def careful(a: Any, b: Any) -> None:
+            async with asyncio.timeout(60):
+                await both("careful", a, b)
+
+        with install(sync=True):
+            a, b = asyncio.Lock(), asyncio.Lock()
+            tasks = [asyncio.create_task(both("one", a, b)), asyncio.create_task(careful(b, a))]
+            await settle()
+            assert looked_at(inspector) == ()
+            await over(tasks)
+            tasks = [asyncio.create_task(both("one", a, b)), asyncio.create_task(both("two", b, a))]
+            await settle()
+            assert len(looked_at(inspector)) == 1
+            await over(tasks)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
