@@ -268,6 +268,10 @@ class Inspector:
         except Exception as failure:
             self._failure = failure
 
+    def pause(self) -> float:
+        """Seconds until it may be worth looking again."""
+        return self._watchdog.pause()
+
     def has_something_to_watch(self) -> bool:
         """Whether looking again may show what looking now has not."""
         return self._books.quiet_looks < QUIET
@@ -297,6 +301,7 @@ class Inspector:
             if tasks:
                 self._look_for_lints()
             self._look_for_deadlocks(sparing=not tasks)
+            self._announced.fold_running()
             # Nothing may be worked off meanwhile, by a finaliser that runs in this thread.
             busy, self._busy = self._busy, True
             try:

@@ -10,6 +10,7 @@ import asyncio
 import sys
 from collections import deque
 from collections.abc import Sequence
+from inspect import CO_COROUTINE
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, NamedTuple
@@ -28,9 +29,13 @@ from .loop import HANDLE_RUN, Heart, collections, hearts
 __all__ = ["BLOCKED", "Watchdog"]
 
 BLOCKED: Final = "blocked_loop"
+#: Seconds from a beat to the next, at most as often as that.
+_BEAT: Final = 0.1
 #: Frames told, the innermost.
 _MOST_FRAMES: Final = 20
 _OURS: Final = str(Path(__file__).resolve().parent.parent)
+#: Of garbage collection, in ns.
+_WORTH_TELLING: Final = 1_000_000
 _DEBUGGERS: Final = ("bdb", "pydevd")
 
 
@@ -60,6 +65,8 @@ class Watchdog:
 
     def __init__(self, limit: float, clock: Clock) -> None:
         self._limit = round(limit * 1e9)
+        # A little less than that, since the looks are not exactly as far apart as they should be.
+        self._pause = round(min(limit, _BEAT) * 0.9e9)
         self._clock: Any = clock
         self._blocked: dict[Heart, _Blockage] = {}
         self._over: deque[Finding] = deque()
@@ -78,7 +85,7 @@ class Watchdog:
                 continue
             # It beats again when it comes back, and until then there is something to be watched.
             books.quiet_looks = 0
-            if blockage is None and heart.clock.monotonic_ns() - since >= self._limit:
+            if blockage is None and heart.clock.monotonic_ns() - (_step_began(heart) or since) >= self._limit:
                 self._begin(books, heart, number, since)
 
     def speak(self) -> None:
@@ -90,15 +97,26 @@ class Watchdog:
                 break
             tell(finding, [])
         for heart in hearts():
-            heart.ask()
+            now = heart.clock.monotonic_ns()
+            step = _step_began(heart)
+            if now - heart.answered >= self._pause or (step and now - step >= self._limit // 2):
+                heart.ask()
+
+    def pause(self) -> float:
+        """Seconds until it may be worth looking again: when a loop that is late by then would be blocked."""
+        shortest = self._limit
+        for heart in hearts():
+            began = _step_began(heart) or heart.due_since()
+            if began is not None and heart not in self._blocked:
+                shortest = min(shortest, max(began + self._limit - heart.clock.monotonic_ns(), 0))
+        return shortest / 1e9
 
     def _begin(self, books: Books, heart: Heart, number: int, since: int) -> None:
         doing = _doing(heart)
         stack = _stack(heart)
         if stack is None or heart.round != number or not heart.asked:
             return
-        if heart.answered <= doing.began <= since:
-            since = max(doing.began, heart.excused)
+        since = min(_step_began(heart) or since, since)
         now = heart.clock.monotonic_ns()
         about = _describe(doing, now - doing.began, collections.total() - heart.collected, stack)
         finding = Finding(
@@ -126,6 +144,13 @@ class Watchdog:
         self._over.append(over)
 
 
+def _step_began(heart: Heart) -> int:
+    """When the step began that the loop has been at since its last beat, in ns; 0 where that is not known."""
+    step = stepping.get(_thread(heart))
+    began = 0 if step is None else step.started
+    return max(began, heart.excused) if began and began >= heart.answered else 0
+
+
 def _doing(heart: Heart) -> _Doing:
     """What the loop is at, seen from another thread."""
     loop, ident = heart.loop, _thread(heart)
@@ -149,7 +174,7 @@ def _thread(heart: Heart) -> int:
     ident = getattr(loop, "_thread_id", None)
     if isinstance(ident, int) and not isinstance(ident, bool):
         return ident
-    if heart.answered:
+    if heart.thread:
         return heart.thread
     # It was blocked before its first beat: see who steps its task.
     try:
@@ -179,6 +204,10 @@ def _stack(heart: Heart) -> list[str] | None:
             return None
         if 0 < heart.depth <= len(frames):
             del frames[len(frames) - heart.depth :]
+        elif not heart.depth:
+            # Not known before its first beat; what is below a task is below its coroutine.
+            outermost = max((i for i, f in enumerate(frames) if f.f_code.co_flags & CO_COROUTINE), default=len(frames))
+            del frames[outermost + 1 :]
     told = [frame for frame in frames if not frame.f_code.co_filename.startswith(_OURS)]
     return [
         f"{frame.f_code.co_filename}:{frame.f_lineno or 0} {frame.f_code.co_qualname}"
@@ -197,7 +226,7 @@ def _describe(doing: _Doing, step: int, collected: int, stack: Sequence[str]) ->
         parts.append(f"span {doing.spans[0].name} {process.span_id(doing.spans[0].number)}")
     if doing.began and step:
         parts.append(f"in this step for {_seconds(step)}")
-    if collected > 0:
+    if collected >= _WORTH_TELLING:
         parts.append(f"garbage collection for {_seconds(collected)}")
     if stack:
         parts.append("at " + " > ".join(stack))

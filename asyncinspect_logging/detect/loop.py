@@ -70,7 +70,8 @@ class Heart:
         #: When the answer that is due was asked for, or 0; and the how many-th it is.
         self.asked = self.round = 0
         #: When the loop answered last, and how long garbage collections had taken until then.
-        self.answered = self.collected = 0
+        self.answered = 0
+        self.collected = collections.total()
         #: Until when the loop could not have answered, since the whole process stood still.
         self.excused = 0
         #: The loop's thread, as far as known; and how many frames are below those of a callback, 0 where that is not
@@ -134,6 +135,8 @@ class Heart:
             self.answered = t = self.clock.monotonic_ns()
             if audience is not None and audience.clock is self.clock and not paused:
                 audience.announce(Beat(max(t - asked, 0)))
+            if audience is not None and audience is not known:
+                meet(audience)
         except Exception as error:
             warn_once("heartbeat", type(error).__qualname__, "a heartbeat failed: %r", error)
 
@@ -166,6 +169,8 @@ def start(loop: asyncio.AbstractEventLoop) -> None:
     except TypeError:
         return  # It cannot be referred to weakly.
     heart.users += 1
+    if asyncio._get_running_loop() is loop:
+        heart.thread = get_ident()
     audience = _route.audience()
     if audience is not None:
         meet(audience)

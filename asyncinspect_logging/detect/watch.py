@@ -6,6 +6,7 @@ It runs only while something is watched: an event loop with a heartbeat, or task
 from __future__ import annotations
 
 import contextvars
+import os
 import threading
 import time
 import weakref
@@ -25,9 +26,15 @@ _watched: Final[dict[int, weakref.ref[Inspector]]] = {}
 # Re-entrant: a finaliser that runs in the middle of what is done under it may have something to be watched, too.
 _lock = threading.RLock()
 _thread: threading.Thread | None = None
+#: Held while the thread is to stay: it waits for it between two looks.
+_bell = threading.Lock()
+#: Those watched before a fork.
+_before: list[weakref.ref[Inspector]] = []
 #: Seconds between two looks, at most and at least.
 _LONGEST: Final = 0.25
 _SHORTEST: Final = 0.01
+#: Seconds that a fork waits for the thread to leave.
+_JOIN: Final = 0.1
 #: Seconds by which the thread may be late without the process having stood still.
 _LATE: Final = 0.05
 
@@ -37,7 +44,7 @@ def watch(inspector: Inspector) -> None:
 
     Raises nothing.
     """
-    global _thread
+    global _thread, _bell
     key = id(inspector)
     if key in _watched:
         return
@@ -50,6 +57,8 @@ def watch(inspector: Inspector) -> None:
             target=contextvars.Context().run, args=(_run,), name="asyncinspect-watcher", daemon=True
         )
         collections.begin_timing()
+        _bell = threading.Lock()
+        _bell.acquire()
         try:
             _thread.start()
         except RuntimeError as error:  # No more threads are to be had, or Python is shutting down.
@@ -60,13 +69,15 @@ def watch(inspector: Inspector) -> None:
 
 
 def _run() -> None:
-    me, pause = threading.current_thread(), threading.Event()
+    me, bell = threading.current_thread(), _bell
+    used = time.process_time()
     while _stays(me):
         interval = min(max(_look_all(), _SHORTEST), _LONGEST)
-        began, used = time.monotonic(), time.process_time()
-        pause.wait(interval)
+        began = time.monotonic()
+        bell.acquire(timeout=interval)
         late = time.monotonic() - began - interval
-        if late > _LATE and time.process_time() - used < late / 2:
+        before, used = used, time.process_time()
+        if late > _LATE and used - before < late / 2:
             # Suspended, or on a machine that slept. Had it been kept from running by its own threads, it would have
             # used the time.
             for heart in hearts():
@@ -81,8 +92,8 @@ def _look_all() -> float:
         if inspector is None:
             continue
         try:
-            interval = min(interval, inspector.config.slow_poll / 2)
             inspector.look(sparing=True)
+            interval = min(interval, inspector.pause())
             if not inspector.has_something_to_watch():
                 _watched.pop(id(inspector), None)
                 rest()
@@ -107,12 +118,44 @@ def _stays(me: threading.Thread) -> bool:
         return _thread is me
 
 
+def _before_fork() -> None:
+    """The thread leaves: Python warns of a fork in a process with several, and it might hold a lock in the child."""
+    global _thread
+    thread = _thread
+    if thread is None or thread is threading.current_thread():
+        return
+    for heart in hearts():
+        heart.ask()
+    with _lock:
+        _thread = None
+        _before[:] = _watched.values()
+        _watched.clear()
+        collections.end_timing()
+        _bell.release()
+    # It may be in the middle of something for which it needs what the forking thread holds.
+    thread.join(_JOIN)
+
+
+def _after_fork_in_parent() -> None:
+    """The thread comes back: with the first beat of a loop, since Python 3.13 counts threads only after this."""
+    watched = [reference() for reference in _before]
+    _before.clear()
+    rest()
+    if not any(heart.asked and heart.running() for heart in hearts()):
+        for inspector in watched:
+            if inspector is not None:
+                watch(inspector)
+
+
 def _after_fork() -> None:
     """The thread stayed behind, and the lock may be held by it."""
     global _thread, _lock
     _lock = threading.RLock()
     _thread = None
     _watched.clear()
+    _before.clear()
 
 
 process.after_fork(_after_fork)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent)
