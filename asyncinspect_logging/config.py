@@ -40,7 +40,7 @@ class Config:
     capture_fields: keep the spans' fields.
     max_field_length: characters of one field's text.
     redact: parts of field names, in any case, whose values never leave the span.
-    slow_poll: seconds from which one step of a coroutine is a long one.
+    slow_poll: seconds from which one step of a coroutine is a long one, and a loop that does not come back is blocked.
     never_yielded: seconds from which a task that runs in a single step has held the event loop too long. It and the
         next three settle when a lint is told; None: never.
     many_self_wakes: wakes of a task by itself from which they are too many if they are more than half of its wakes.
