@@ -63,6 +63,11 @@ class TaskView(NamedTuple):
 
     `task` is the qualified name of the coroutine of the task that the span is in; None outside tasks. Without a driver
     nothing of the task is kept, and so it is None, too, once the task is gone, unless its beginning was recorded.
+
+    Of a live task that is blocked, `waiting_on` says what it waits for (such as `lock:db held by checkout`) and
+    `waiting_since` from when on, in Unix time; None where that is not known, as where nobody saw the steps.
+    `await_chain` lists the frames that it is in as `file.py:41 function`, outermost first, and `awaiting` the ids of
+    the spans of the tasks that it waits for.
     """
 
     id: str
@@ -92,6 +97,7 @@ class TaskView(NamedTuple):
     links: tuple[str, ...]
     parent_closed: bool
     events: tuple[Event, ...]
+    awaiting: tuple[str, ...] = ()
 
 
 class NameView(NamedTuple):

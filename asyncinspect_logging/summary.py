@@ -10,6 +10,7 @@ from . import clock as system_clock
 from . import opened
 from .books import Books
 from .catalogue import EVENT_TYPES, LAG_BOUNDS
+from .detect.stuck import NOWHERE, Lookout
 from .memory import memory_of
 from .placing import Placing
 from .snapshot import NameView, Snapshot, TaskView
@@ -47,20 +48,23 @@ def summarize(books: Books, placing: Placing, clock: Any, *, tasks: bool) -> Sna
 def _task_views(books: Books, pending: set[int], running: set[int], now: int, offset: int) -> tuple[TaskView, ...]:
     notes = books.retention.notes_by_span()
     views = []
+    lookout = Lookout()
 
     def ended_at(task: Span | ToldSpan) -> int:
         return task.exited_at + (task.wall_offset if isinstance(task, ToldSpan) else offset)
 
     # In the order in which they ended: they were entered in that in which their batches began.
     for task in (*books.live.values(), *sorted(books.retention.tasks, key=ended_at)):
-        number = task.number
+        number, where = task.number, NOWHERE
         if isinstance(task, ToldSpan):
             state = task.state or TaskState.PENDING
         elif number in pending:
             state = TaskState.PENDING
         else:
             state = TaskState.RUNNING if number in running else TaskState.BLOCKED
-        views.append(task_view(task, state, now, notes.get(number, ()), offset))
+        if isinstance(task, Span) and task.outcome is None:
+            where = lookout.where(task)
+        views.append(task_view(task, state, now, notes.get(number, ()), offset, where))
     return tuple(views)
 
 

@@ -52,6 +52,7 @@ class ToldSpan:
         "max_poll",
         "name",
         "number",
+        "on",
         "outcome",
         "parent_closed",
         "parent_id",
@@ -62,6 +63,7 @@ class ToldSpan:
         "slow_waits",
         "spawned_at",
         "state",
+        "suspended_at",
         "task_name",
         "thread",
         "trace_id",
@@ -87,6 +89,9 @@ class ToldSpan:
         self.polls = self.wakes = self.self_wakes = self.busy = self.scheduled = self.max_poll = 0
         self.slow_polls = self.slow_waits = 0
         self.wall_offset = 0
+        #: What it waits for, by its last suspend, and when that was (Unix time in ns).
+        self.on: str | None = None
+        self.suspended_at = 0
         self._spawn_told = self._enter_told = False
         # Whether the exit had something to say of how long single steps were, be it that none of them was slow.
         self._timed = False
@@ -133,6 +138,8 @@ class ToldSpan:
                 return False
             if telling.seq > self._newest and kind in _MOVING:
                 self.state, self._newest = state, telling.seq
+                if kind == "suspend":
+                    self.on, self.suspended_at = telling.said.get("on"), telling.wall
         if introduces:
             self._introduce(telling)
             self.polls += kind == "enter"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Final
 
+from .detect.stuck import NOWHERE, Where
 from .retention import Note
 from .snapshot import Event, TaskView
 from .spans import Span
@@ -17,8 +18,12 @@ __all__ = ["task_view"]
 _NS: Final = 1e9
 
 
-def task_view(task: Span | ToldSpan, state: TaskState, now: int, notes: Sequence[Note], offset: int) -> TaskView:
-    """The view of a task in `state` at the monotonic time `now`; `offset` leads from that to Unix time (both in ns)."""
+def task_view(
+    task: Span | ToldSpan, state: TaskState, now: int, notes: Sequence[Note], offset: int, where: Where = NOWHERE
+) -> TaskView:
+    """The view of a task in `state` at the monotonic time `now`; `offset` leads from that to Unix time (both in ns).
+    `where`: where a span of this process stands; a told one says that itself.
+    """
     tally, outcome = task.tally, task.outcome
     spawned, entered = task.spawned_at, task.entered_at
     began = entered or spawned
@@ -34,6 +39,7 @@ def task_view(task: Span | ToldSpan, state: TaskState, now: int, notes: Sequence
     if outcome is not None:
         events.append(Event((ended + offset) / _NS, "exit", outcome))
     events.sort(key=_at)
+    waiting_on, since = _wait_of(task, state, now, offset, where)
     return TaskView(
         id=task.id,
         parent_id=task.parent_id,
@@ -56,13 +62,30 @@ def task_view(task: Span | ToldSpan, state: TaskState, now: int, notes: Sequence
         thread=task.thread,
         at=task.at,
         error=getattr(task, "error", None) if outcome not in (None, "completed") else None,
-        waiting_on=None,
-        waiting_since=None,
-        await_chain=(),
+        waiting_on=waiting_on,
+        waiting_since=None if since is None else since / _NS,
+        await_chain=where.await_chain,
         links=task.links,
         parent_closed=task.parent_closed,
         events=tuple(events),
+        awaiting=where.awaiting,
     )
+
+
+def _wait_of(
+    task: Span | ToldSpan, state: TaskState, now: int, offset: int, where: Where
+) -> tuple[str | None, float | None]:
+    """What a task waits for, and since when (Unix time in ns), as far as that is known."""
+    if state is not TaskState.BLOCKED or task.outcome is not None:
+        return None, None
+    if isinstance(task, ToldSpan):
+        return task.on, task.suspended_at or None
+    if where.waiting_on is None:
+        return None, None
+    if task.tally is not None and task.steps is not None and not task.steps.started:
+        # When the last step that was seen ended.
+        return where.waiting_on, task.tally.part_from + offset
+    return where.waiting_on, None if where.ago is None else now - where.ago * _NS + offset
 
 
 def _at(event: Event) -> float:

@@ -87,6 +87,17 @@ def test_inspector_knows_nothing_of_front_ends_and_exporters(module: str) -> Non
     assert not imported_by(PACKAGE / f"{module}.py") & {"handler", "processor", "stamping", "exporters", "testing"}
 
 
+@pytest.mark.parametrize("module", ["chains", "waits", "stuck"])
+def test_what_looks_at_tasks_knows_nothing_of_the_inspector(module: str) -> None:
+    """The records of single steps use it, too."""
+    assert not imported_by(PACKAGE / "detect" / f"{module}.py") & (BEHIND | {"snapshot", "exporters"})
+
+
+def test_the_tree_reads_snapshots() -> None:
+    """And nothing else."""
+    assert imported_by(PACKAGE / "detect" / "tree.py") <= {"snapshot", "states", "fields"}
+
+
 @pytest.mark.parametrize("path", sorted((PACKAGE / "exporters").rglob("*.py")), ids=lambda path: path.stem)
 def test_exporters_read_snapshots(path: Path) -> None:
     """And nothing of what the inspector is made of."""

@@ -201,11 +201,10 @@ def test_step_kinds(logger: logging.Logger, keeper: Keeper) -> None:
     asyncio.run(_run(instrument(work(), name="job", logger=logger)))
     kinds = [payload["kind"] for payload in keeper.payloads() if payload["kind"] != "spawn"]
     assert kinds == ["enter", "suspend", "wake", "resume", "suspend", "wake", "resume", "exit"]
-    sleep, future = keeper.payloads("suspend")
-    assert set(sleep) == ALWAYS | {"on", "at"}
-    assert sleep["on"] == "sleep"
-    assert future["on"] == "future"
-    assert re.fullmatch(r".+:\d+", future["at"])
+    for suspend in keeper.payloads("suspend"):
+        assert set(suspend) == ALWAYS | {"on", "at"}
+        assert suspend["on"] == "sleep"
+        assert re.fullmatch(r".+:\d+", suspend["at"])
     for kind in ("wake", "resume"):
         assert all(set(payload) == ALWAYS for payload in keeper.payloads(kind))
     last = keeper.payloads("exit")[0]
