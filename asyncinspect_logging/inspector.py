@@ -179,11 +179,14 @@ class Inspector:
 
     def _take(self, enter: Callable[[Iterable[Any]], None], queue: deque[Any], count: int) -> None:
         """Have the first `count` of a queue entered into the books. One that cannot be holds up none of the others."""
-        items = starmap(queue.popleft, repeat((), count))
-        while True:
+        left = repeat((), count)
+        items = starmap(queue.popleft, left)
+        before = count + 1
+        # Each failure has cost one item at least, or else the next attempt would end like this one.
+        while 0 < left.__length_hint__() < before:
+            before = left.__length_hint__()
             try:
                 enter(items)
-                return
             except Exception as failure:
                 self._books.dropped["malformed"] += 1
                 self._failure = failure
@@ -243,6 +246,12 @@ class Inspector:
         self._tell()
         self._watchdog.speak()
 
+    def _look_for_lints(self) -> None:
+        try:
+            self._lints.look(self._books)
+        except Exception as failure:
+            self._failure = failure
+
     def _look_for_deadlocks(self, *, sparing: bool) -> None:
         books = self._books
         try:
@@ -261,12 +270,6 @@ class Inspector:
     def _wall_ns(self) -> int:
         """Unix time in ns, by the inspector's clock."""
         return system_clock.wall_ns(self.clock.monotonic_ns(), self.clock)
-
-    def _look_for_lints(self) -> None:
-        try:
-            self._lints.look(self._books)
-        except Exception as failure:
-            self._failure = failure
 
     def pause(self) -> float:
         """Seconds until it may be worth looking again."""
