@@ -36,7 +36,7 @@ test: lint ## everything: lint, all tests with branch coverage, the real Prometh
 	$(VENV)/bin/coverage report
 
 check: setup ## the quick part of the tests
-	$(PYTEST) -n 2 -m "not real" $(ARGS)
+	$(PYTEST) -n 2 -m "not real and not slow" $(ARGS)
 
 lint: setup ## ruff and mypy
 	$(VENV)/bin/ruff check .

@@ -117,6 +117,7 @@ def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", PYTHON, ids=str)
 def test_an_example_runs_and_prints_what_is_shown(block: Block, tmp_path: Path) -> None:
     """The block ends by itself, without a warning or a word on stderr, and its output is the one on the page."""

@@ -12,6 +12,8 @@ import pytest
 
 from asyncinspect_logging.catalogue import LINTS
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 

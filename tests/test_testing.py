@@ -427,6 +427,7 @@ def test_fail_on_what_there_is_not(tmp_path: Path, kinds: str) -> None:
     assert "passed" not in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["signal", "thread"])
 @pytest.mark.parametrize("seen", [True, False])
 def test_timeout_says_where_tasks_are_stuck(tmp_path: Path, method: str, seen: bool) -> None:
