@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 __all__ = ["ROWS", "Row", "markdown", "verdict"]
@@ -165,6 +165,98 @@ def _goal(row: Row) -> str:
     return f"≤ {row.goal:g} {row.unit}"
 
 
+#: Tools whose findings are counted: the part of a figure's key, and what it stands for.
+_FINDERS = (("ours", "this library"), ("debug", "asyncio debug mode"), ("aiomonitor", "aiomonitor"))
+
+
+def _of_found(run: Mapping[str, Any], tool: str) -> dict[str, dict[str, float]]:
+    """The figures `found/<tool>/<fault>/<program>` of a run: by fault, 1 or 0 for each program."""
+    found: dict[str, dict[str, float]] = {}
+    for key, value in run["figures"].items():
+        if key.startswith(f"found/{tool}/"):
+            _, _, fault, program = key.split("/", 3)
+            found.setdefault(fault, {})[program] = value
+    return found
+
+
+def _score(found: Mapping[str, Mapping[str, float]]) -> tuple[int, int, int, int]:
+    """Programs with a fault, those of them that were found, false alarms, programs without a fault."""
+    faults = [programs for fault, programs in found.items() if fault not in ("correct", "astray")]
+    right = found.get("correct", {})
+    alarms = sum(right.values()) + sum(found.get("astray", {}).values())
+    return sum(map(len, faults)), int(sum(sum(each.values()) for each in faults)), int(alarms), len(right)
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.0f} %" if whole else "–"
+
+
+def _findings(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The section on what is found, if that was measured."""
+    measured = {tool: [_of_found(run, tool) for run in runs] for tool, _ in _FINDERS}
+    measured = {tool: each for tool, each in measured.items() if any(each)}
+    if not measured:
+        return
+    first = next(found for each in measured.values() for found in each if found)
+    versions = " / ".join(_version(run) for run in runs)
+    scores = {tool: [_score(found) for found in each] for tool, each in measured.items()}
+    faults, _, _, right = _score(first)
+
+    def line(what: str, count: object, cell: Any) -> str:
+        cells = (" / ".join(cell(tool, index) for index in range(len(runs))) for tool in measured)
+        return f"| {what} | {count} | {' | '.join(cells)} |"
+
+    def found_of(fault: str) -> Any:
+        def cell(tool: str, index: int) -> str:
+            found = measured[tool][index]
+            return f"{sum(found[fault].values()):.0f}" if fault in found else "–"
+
+        return cell
+
+    yield from (
+        "",
+        "## Findings: recall and precision",
+        "",
+        "Small programs, each in an event loop of its own: some with a fault, and some that look like them and have",
+        "none (found_programs.py). Found is a fault that the tool named of its own accord; precision is the part of",
+        f"all alarms that were right. Figures are those of {versions}. Thresholds were lowered to 0.1 to 0.3 s.",
+        "",
+        f"| fault | programs | {' | '.join(name for tool, name in _FINDERS if tool in measured)} |",
+        f"| --- | ---: | {' | '.join('---:' for _ in measured)} |",
+    )
+    for fault, programs in first.items():
+        if fault not in ("correct", "astray"):
+            yield line(fault, len(programs), found_of(fault))
+    yield line("**recall**", faults, lambda tool, i: _percent(scores[tool][i][1], scores[tool][i][0]))
+    yield line("false alarms", right, lambda tool, i: str(scores[tool][i][2]) if scores[tool][i][0] else "–")
+    yield line(
+        "**precision**", "", lambda tool, i: _percent(scores[tool][i][1], scores[tool][i][1] + scores[tool][i][2])
+    )
+    yield ""
+    yield from _by_name(measured.get("ours", []), [_version(run) for run in runs])
+    yield from (
+        "- aiomonitor shows the tasks and their stacks to who asks, and judges nothing. A deadlock can be read off",
+        "  them; that is not counted as found.",
+        "- `python -m asyncio ps` and `pstree` need Python 3.14 and were not run. They show tasks and what awaits",
+        "  what; of these faults `pstree` names one, tasks that await each other.",
+    )
+
+
+def _by_name(ours: Sequence[Mapping[str, Mapping[str, float]]], versions: Sequence[str]) -> Iterator[str]:
+    """What this library did not find, and where it raised a false alarm, with the versions where that was so."""
+    missed: dict[str, list[str]] = {}
+    false: dict[str, list[str]] = {}
+    for version, found in zip(versions, ours, strict=False):
+        for fault, programs in found.items():
+            wrong, kept = (1.0, false) if fault in ("correct", "astray") else (0.0, missed)
+            for program, value in programs.items():
+                if value == wrong:
+                    kept.setdefault(program, []).append(version)
+    for what, kept in (("Not found by this library", missed), ("Its false alarms", false)):
+        told = "; ".join(f"{program} ({', '.join(where)})" for program, where in kept.items())
+        yield f"- {what}: {told or 'none'}."
+
+
 def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
     """The whole of RESULTS.md for the runs of one or more interpreters."""
     runs = sorted(runs, key=lambda run: [int(part) for part in _version(run).split(".")])
@@ -188,6 +280,7 @@ def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
             lines.append(
                 f"| {row.what} | {_goal(row)} | {' | '.join(figures)} | {verdict(row, runs)} | {_peers(row, runs)} |"
             )
+    lines += _findings(runs)
     left_out = sorted({f"{group} ({_version(run)}): {why}" for run in runs for group, why in run["missing"].items()})
     if left_out:
         lines += ["", "Left out:", "", *(f"- {line}" for line in left_out)]

@@ -100,6 +100,30 @@ def test_markdown(load: Any) -> None:
     assert len({line.count("|") for line in page.splitlines() if line.startswith("|")}) == 1
 
 
+def test_recall_and_precision(load: Any) -> None:
+    """Of faults those that were named, and of alarms those that were right; what was missed is listed by name."""
+    report = load("report")
+    found = {
+        "found/ours/deadlock/ring": 1.0,
+        "found/ours/deadlock/two": 0.0,
+        "found/ours/astray/two": 1.0,
+        "found/ours/leaked/lost task": 1.0,
+        "found/ours/correct/slow": 1.0,
+        "found/ours/correct/quick": 0.0,
+        "found/debug/deadlock/ring": 0.0,
+        "found/debug/correct/slow": 0.0,
+    }
+    page = report.markdown([a_run("3.11", span=3.5), a_run("3.13", **found)])
+    assert "| fault | programs | this library | asyncio debug mode |" in page
+    assert "| deadlock | 2 | – / 1 | – / 0 |" in page
+    assert "| **recall** | 3 | – / 67 % | – / 0 % |" in page
+    assert "| false alarms | 2 | – / 2 | – / 0 |" in page
+    assert "| **precision** |  | – / 50 % | – / – |" in page
+    assert "- Not found by this library: two (3.13)." in page
+    assert "- Its false alarms: two (3.13); slow (3.13)." in page
+    assert "## Findings" not in report.markdown([a_run("3.11", span=3.5)])
+
+
 def test_every_row_is_measured_by_some_group(load: Any) -> None:
     """No row of the table asks for a figure under a name that nothing gives."""
     report = load("report")
@@ -111,7 +135,7 @@ def test_every_row_is_measured_by_some_group(load: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "group", ["spans", "unheard", "structlog", "tasks", "steps", "gc", "memory", "pages", "live", "deadlocks"]
+    "group", ["spans", "unheard", "structlog", "tasks", "steps", "gc", "memory", "pages", "live", "deadlocks", "found"]
 )
 def test_group_runs(group: str, load: Any) -> None:
     """Each group of ours gives figures, all of them numbers, and leaves no handler behind."""
