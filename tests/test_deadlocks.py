@@ -438,6 +438,61 @@ def test_a_timeout_that_has_been_left_counts_no_more(inspector: Inspector) -> No
     assert len(run(inspector, make)) == 1
 
 
+async def _plainly(program: Program) -> None:
+    await program
+
+
+async def _in_task(program: Program) -> None:
+    await asyncio.create_task(program)
+
+
+async def _gathered(program: Program) -> None:
+    await asyncio.gather(program)
+
+
+async def _shielded(program: Program) -> None:
+    await asyncio.shield(program)
+
+
+@pytest.mark.parametrize("limit", ["timeout", "wait_for"])
+@pytest.mark.parametrize("inside", [_plainly, _in_task, _gathered, in_group, _shielded])
+def test_a_timeout_around_a_task_that_is_awaited(inspector: Inspector, inside: Any, limit: str) -> None:
+    """It takes along what is awaited, in whatever task that runs; a shield keeps it from that."""
+
+    async def both_at(gate: asyncio.Event, first: Any, second: Any) -> None:
+        async with first:
+            await gate.wait()
+            async with second:
+                pass
+
+    async def limited(job: Program) -> None:
+        program = inside(job)
+        if limit == "wait_for":
+            await asyncio.wait_for(program, 60)
+        else:
+            async with asyncio.timeout(60):
+                await program
+
+    async def main() -> None:
+        with install(sync=True):
+            a, b, gate = asyncio.Lock(), asyncio.Lock(), asyncio.Event()
+            tasks = [asyncio.create_task(both_at(gate, a, b)), asyncio.create_task(limited(both_at(gate, b, a)))]
+            await settle()
+            assert a.locked()
+            assert b.locked()
+            gate.set()
+            await settle()
+            assert not any(task.done() for task in tasks)
+            inspector.look()
+            inspector.look()
+            seen.extend(deadlocks_of(inspector))
+            await end([*asyncio.all_tasks() - {asyncio.current_task()}])
+
+    seen = Seen()
+    asyncio.run(main())
+    assert len(seen) == (inside is _shielded)
+
+
 def test_try_lock(inspector: Inspector) -> None:
     """Who only takes the second if it is free, waits for nothing."""
 

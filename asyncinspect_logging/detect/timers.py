@@ -8,11 +8,12 @@ import gc
 from collections.abc import Iterator
 from typing import Any, Final
 
-__all__ = ["has_timeout", "reached_by_timers"]
+__all__ = ["cancelled_with", "has_timeout", "reached_by_timers"]
 
 #: Attributes by which timeouts and cancel scopes (asyncio, async_timeout, anyio) know what they cancel.
 _LEADING_ON: Final = ("_task", "_host_task", "_tasks", "_child_scopes")
 _DEEPEST: Final = 6
+_GATHERING: Final = getattr(asyncio.tasks, "_GatheringFuture", ())
 
 
 def has_timeout(task: Any) -> bool:
@@ -20,6 +21,31 @@ def has_timeout(task: Any) -> bool:
     if task is None:
         return False
     return bool(reached_by_timers(task.get_loop(), {id(task), id(getattr(task, "_fut_waiter", None) or task)}))
+
+
+def cancelled_with(task: Any) -> Iterator[Any]:
+    """What takes an asyncio task with it when it is cancelled: the task, those that await it, by `gather` and from a
+    `TaskGroup` too, and what `wait_for` waits for in its place before Python 3.12. A `shield` stops that.
+    """
+    seen: set[int] = set()
+    to_do = [task]
+    while to_do:
+        future = to_do.pop()
+        if id(future) in seen:
+            continue
+        seen.add(id(future))
+        yield future
+        for callback, _ in getattr(future, "_callbacks", None) or ():
+            owner = getattr(callback, "__self__", None)
+            if isinstance(owner, asyncio.Task):
+                to_do.append(owner)
+            elif isinstance(owner, asyncio.TaskGroup):
+                to_do.append(owner._parent_task)  # type: ignore[attr-defined]
+            elif isinstance(callback, functools.partial):
+                to_do += [each for each in callback.args if isinstance(each, asyncio.Future)]
+            else:
+                closure = getattr(callback, "__closure__", None) or ()
+                to_do += [each for each in _contents(closure) if isinstance(each, _GATHERING)]
 
 
 def reached_by_timers(loop: Any, wanted: set[int]) -> set[int]:

@@ -21,7 +21,7 @@ from .deadlocks import cores_of, dead_among
 from .findings import LOGGER
 from .held import HELD, Hold, Owner, Resource, Wait
 from .sync import owner_of
-from .timers import reached_by_timers
+from .timers import cancelled_with, reached_by_timers
 from .wording import Core, Tied, finding_of
 
 __all__ = ["Waits"]
@@ -263,7 +263,7 @@ class Waits:
                     found.add(each)
                     continue
                 touched = by_loop.setdefault(task.get_loop(), {})
-                for thing in (task, getattr(task, "_fut_waiter", None)):
+                for thing in (*cancelled_with(task), getattr(task, "_fut_waiter", None)):
                     if thing is not None:
                         touched.setdefault(id(thing), set()).add(each)
         for loop, touched in by_loop.items():
