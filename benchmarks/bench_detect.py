@@ -10,6 +10,7 @@ from bench_spans import our_handler
 from measure import Scale, Times, ratios
 
 from asyncinspect_logging import Inspector, install
+from asyncinspect_logging.detect.sync import Lock
 
 __all__ = ["deadlocks"]
 
@@ -46,8 +47,7 @@ async def _looks(inspector: Inspector, waiting: int, looks: int) -> tuple[list[f
     return taken, core
 
 
-async def _uncontended(count: int) -> float:
-    lock = asyncio.Lock()
+async def _uncontended(lock: asyncio.Lock, count: int) -> float:
     started = time.process_time()
     for _ in range(count):
         async with lock:
@@ -59,22 +59,25 @@ def deadlocks(scale: Scale) -> dict[str, float]:
     """A look with many who wait, in ms, and the part of a core, in %, that all looking takes; and a free lock that
     reports against one that does not.
     """
-    times: Times = {"plain": [], "reporting": []}
+    times: Times = {"plain": [], "reporting": [], "drop-in": []}
 
     async def main(inspector: Inspector) -> tuple[list[float], float]:
         with install(sync=True):
             looks = await _looks(inspector, scale.open_spans, scale.rounds)
         for _ in range(scale.rounds):
-            times["plain"].append(await _uncontended(scale.loops))
+            times["plain"].append(await _uncontended(asyncio.Lock(), scale.loops))
+            times["drop-in"].append(await _uncontended(Lock(), scale.loops))
             with install(sync=True):
-                times["reporting"].append(await _uncontended(scale.loops))
+                times["reporting"].append(await _uncontended(asyncio.Lock(), scale.loops))
         return looks
 
     with our_handler() as inspector:
         looks, core = asyncio.run(main(inspector))
+    against = ratios(times, "plain")
     return {
         "deadlocks.look_ms": statistics.median(looks) * 1e3,
         "deadlocks.core": core * 100,
-        "deadlocks.lock": ratios(times, "plain")["reporting"],
+        "deadlocks.lock": against["reporting"],
+        "deadlocks.drop_in": against["drop-in"],
         "deadlocks.lock_us": statistics.median(times["reporting"]) / scale.loops * 1e6,
     }

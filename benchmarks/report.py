@@ -95,7 +95,8 @@ ROWS = (
     Row("a look for deadlocks with 10,000 tasks that wait for 1,000 locks", "deadlocks.look_ms", "ms"),
     Row("what all detectors take of one core while these wait", "deadlocks.core", "%", 5),
     Row("a free `asyncio.Lock` that reports, against one that does not", "deadlocks.lock", "×"),
-    Row("that lock", "deadlocks.lock_us", "µs"),
+    Row("the same, a `detect.sync.Lock`", "deadlocks.drop_in", "×"),
+    Row("an `async with` of that `asyncio.Lock`", "deadlocks.lock_us", "µs"),
     Row(
         "memory per live span (tracemalloc, 10,000 open)",
         "memory",

@@ -9,6 +9,7 @@ import inspect
 import logging
 import subprocess
 import sys
+import time
 import traceback
 import weakref
 from collections.abc import Callable, Coroutine, Iterator
@@ -363,6 +364,116 @@ def test_names_and_holders() -> None:
                 await queue.put(item)
             assert sync.name_of(queue) == "jobs"
             assert await queue.get() == (1 if make is sync.PriorityQueue else 3)
+
+    asyncio.run(main())
+
+
+# -- what they cost --------------------------------------------------------------------------------------------------
+
+
+def test_a_free_lock_makes_no_objects_and_finds_no_line(
+    inspector: Inspector, installed: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who took it, where and when is worked out when somebody asks; where it is, is then right all the same."""
+
+    async def main() -> None:
+        patched, drop_in = asyncio.Lock(), sync.Lock()
+        for lock in (patched, drop_in):
+            for _ in range(2):
+                if _:
+                    monkeypatch.setattr(sync, "_place", None)
+                    monkeypatch.setattr(sync, "_taken", None)
+                    monkeypatch.setattr(sync, "_let_go", None)
+                    monkeypatch.setattr(sync, "_followed", None)
+                with span("holder"):
+                    async with lock:
+                        line = inspect.currentframe().f_lineno - 1  # type: ignore[union-attr]
+                        (hold,) = sync._known[id(lock)].resources["lock"].holders.values()
+                        assert str(hold.at) == f"{__file__}:{line}"
+                        assert sync.holders_of(lock) == ["holder"]
+                assert sync.holders_of(lock) == []
+                await lock.acquire()
+                lock.release()
+            monkeypatch.undo()
+
+    asyncio.run(main())
+
+
+def test_a_free_lock_costs_little_more_than_asyncio_s() -> None:
+    """A few times as much, where it was nine times: the bound is wide, for a machine that does other things too."""
+
+    async def used(lock: asyncio.Lock) -> int:
+        began = time.perf_counter_ns()
+        for _ in range(500):
+            async with lock:
+                pass
+        return time.perf_counter_ns() - began
+
+    async def main() -> None:
+        times = [(await used(asyncio.Lock()), await used(sync.Lock())) for _ in range(20)]
+        plain, ours = (min(column) for column in zip(*times, strict=True))
+        assert ours < 5 * plain
+
+    asyncio.run(main())
+
+
+def test_methods_of_the_application_are_called(installed: None) -> None:
+    """In a subclass, on one lock alone, or over ours: `async with` goes by them."""
+    calls: list[str] = []
+
+    class Counted(asyncio.Lock):
+        async def acquire(self) -> Any:
+            calls.append("acquire")
+            return await super().acquire()
+
+        def release(self) -> None:
+            calls.append("release")
+            super().release()
+
+    async def main() -> None:
+        own, lock = Counted(), asyncio.Lock()
+        for _ in range(3):
+            async with own:
+                assert sync.holders_of(own) == [main.__qualname__]
+            async with lock:
+                pass
+        assert calls == ["acquire", "release"] * 3
+        acquire = lock.acquire
+
+        async def counted() -> Any:
+            calls.append("mine")
+            return await acquire()
+
+        lock.acquire = counted  # type: ignore[method-assign]
+        async with lock:
+            assert sync.holders_of(lock) == [main.__qualname__]
+        assert calls[-1] == "mine"
+
+    asyncio.run(main())
+
+
+def test_a_lock_given_back_by_another_task_or_by_none(installed: None) -> None:
+    """Also when the first is gone: then whose it is, is not known any more."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        for free in (lambda lock: lock.release(), lambda lock: loop.call_soon(lock.release)):
+            lock = asyncio.Lock()
+            for _ in range(2):
+                await lock.acquire()
+                lock.release()
+            await asyncio.create_task(take(lock))
+            gc.collect()
+            free(lock)
+            await settle()
+            assert not lock.locked()
+            resource = sync._known[id(lock)].resources["lock"]
+            assert resource.open
+            assert resource.freers() is None
+
+    async def take(lock: asyncio.Lock) -> None:
+        await asyncio.sleep(0)
+        await lock.acquire()
 
     asyncio.run(main())
 

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from .. import process
 
-__all__ = ["HELD", "Hold", "Owner", "Place", "Resource", "Wait", "evidence_id", "new_id"]
+__all__ = ["HELD", "Hold", "LockResource", "Owner", "Place", "Resource", "Wait", "evidence_id", "new_id"]
 
 #: Kinds that are held, and given back by who holds them. The others are waited for until some task does something.
 HELD: Final = frozenset({"lock", "semaphore"})
@@ -27,13 +27,14 @@ def new_id() -> int:
 
 
 class Place(NamedTuple):
-    """Where a task was in its program; the text is made when somebody wants it."""
+    """Where a task was in its program: at which instruction of a code object. The line is found when somebody asks."""
 
     code: CodeType
-    line: int
+    instruction: int
 
     def __str__(self) -> str:
-        return f"{self.code.co_filename}:{self.line}"
+        found = (line for start, end, line in self.code.co_lines() if start <= self.instruction < end)
+        return f"{self.code.co_filename}:{next(found, None) or self.code.co_firstlineno}"
 
 
 class Owner:
@@ -54,23 +55,24 @@ class Owner:
         self.for_others = False
 
 
-class Hold:
-    """What an owner has of a resource since `t` (ns), taken `at`, in the span `span` (number, or 0). `scoped`: by an
-    `async with`, so that the same task will give it back.
+class Hold(NamedTuple):
+    """What an owner has of a resource since `t` (ns), so many `permits`, taken in the span `span` (number, or 0).
+    `scoped`: by an `async with`, so that the same task will give it back.
     """
 
-    __slots__ = ("at", "count", "owner", "scoped", "span", "span_name", "t")
+    owner: Owner
+    t: int
+    #: Where it was taken: a text, or the code object of a `Place` with the instruction.
+    taken: CodeType | str
+    instruction: int = 0
+    span: int = 0
+    span_name: str = ""
+    scoped: bool = False
+    permits: int = 1
 
-    def __init__(
-        self, owner: Owner, t: int, at: Place | str, span: int = 0, span_name: str = "", scoped: bool = False
-    ) -> None:
-        self.owner = owner
-        self.t = t
-        self.at = at
-        self.span = span
-        self.span_name = span_name
-        self.scoped = scoped
-        self.count = 1
+    @property
+    def at(self) -> Place | str:
+        return self.taken if isinstance(self.taken, str) else Place(self.taken, self.instruction)
 
 
 class Resource:
@@ -109,6 +111,37 @@ class Resource:
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name!r}" if self.name else f"{self.kind} {self.id & 0xFFFF:04x}"
+
+
+class LockResource(Resource):
+    """A lock of this process: of the one that has it no more is kept than what makes a `Hold`, which is made when
+    somebody asks.
+    """
+
+    __slots__ = ("_made", "code", "taken", "told")
+
+    def __init__(self, kind: str, name: str | None = None) -> None:
+        #: The values of a `Hold`, or None.
+        self.taken: tuple[Any, ...] | None = None
+        #: The code that took it last: the application's, and not what it came by.
+        self.code: CodeType | None = None
+        #: Whether a record said that it was taken, so that one has to say that it is given back.
+        self.told = False
+        self._made: tuple[Any, dict[int, Hold]] = (None, {})
+        super().__init__(kind, name)
+
+    @property
+    def holders(self) -> dict[int, Hold]:
+        taken = self.taken
+        made = self._made
+        if made[0] is not taken:
+            # In one piece, since the watcher's thread may ask while the lock changes hands.
+            made = self._made = (taken, {} if taken is None else {taken[0].number: Hold(*taken)})
+        return made[1]
+
+    @holders.setter
+    def holders(self, holders: dict[int, Hold]) -> None:
+        assert not holders
 
 
 class Wait:

@@ -15,6 +15,7 @@ import functools
 import sys
 import threading
 import weakref
+from _thread import get_ident
 from collections.abc import Callable
 from types import CodeType
 from typing import Any, Final, NamedTuple, TypeVar
@@ -24,7 +25,7 @@ from ..diagnostics import warn_once
 from ..notices import Waiting
 from ..routing import Audience, route_of
 from ..spans import LOGGER, Span, current, current_span
-from .held import HELD, Hold, Owner, Place, Resource, Wait, new_id
+from .held import HELD, Hold, LockResource, Owner, Place, Resource, Wait, new_id
 from .timers import has_timeout
 
 __all__ = [
@@ -65,6 +66,12 @@ _MAX_LISTED: Final = 100
 #: watch, and then it looks by itself.
 _OFTEN: Final = 100_000_000
 
+_OLD: Final = sys.version_info < (3, 12)
+_frame: Final = sys._getframe
+_ident: Final = get_ident
+_task: Final = asyncio.current_task
+_tasks: Final[dict[Any, Any]] = getattr(asyncio.tasks, "_current_tasks", {})
+
 _owners: Final[dict[int, Owner]] = {}
 
 
@@ -84,14 +91,17 @@ class _Known:
 
 
 _known: Final[dict[int, _Known]] = {}
+#: The locks that were used while they reported, by id: asyncio's own, and those of this module.
+_locks: Final[tuple[dict[int, LockResource], dict[int, LockResource]]] = ({}, {})
 
 
 def _know(primitive: Any, name: str | None = None, complete: bool = False, ours: bool = False) -> _Known:
     key = id(primitive)
 
-    # The dict's method, and not ours, since it runs when the primitive is gone, in the middle of anything.
-    def forget(gone: object, forget_it: Any = _known.pop) -> None:
+    # The dicts' methods, and not ours, since it runs when the primitive is gone, in the middle of anything.
+    def forget(gone: object, forget_it: Any = _known.pop, forget_lock: Any = _locks[ours].pop) -> None:
         forget_it(key, None)
+        forget_lock(key, None)
 
     known = _known[key] = _Known(weakref.ref(primitive, forget), name, complete, ours)
     return known
@@ -102,7 +112,8 @@ def _resource(primitive: Any, kind: str) -> Resource:
     known = _known.get(id(primitive)) or _know(primitive)
     found = known.resources.get(kind)
     if found is None:
-        found = known.resources[kind] = Resource(kind, known.name)
+        made: Resource = LockResource(kind, known.name) if kind == "lock" else Resource(kind, known.name)
+        found = known.resources[kind] = made
         if known.complete:
             pass
         elif kind == "lock":
@@ -111,22 +122,49 @@ def _resource(primitive: Any, kind: str) -> Resource:
             bound = getattr(primitive, "_bound_value", None)
             # Of how many a plain one had at first, nothing can be found out any more.
             found.unknown = bound - primitive._value if bound is not None else sys.maxsize
+    if isinstance(found, LockResource) and _is_plain(primitive, known.ours):
+        _locks[known.ours][id(primitive)] = found
     return found
+
+
+def _is_plain(lock: Any, ours: bool) -> bool:
+    """Whether a lock is taken and given back by what is here, and by nobody's own methods."""
+    methods = _OURS if ours else _patches.ours
+    return all(
+        getattr(getattr(lock, name), "__func__", None) is methods.get((asyncio.Lock, name))
+        for name in ("acquire", "release", "__aenter__", "__aexit__")
+    )
 
 
 # -- who -------------------------------------------------------------------------------------------------------------
 
 
 if sys.version_info >= (3, 12):
-    _current_task: Final = asyncio.current_task
+
+    def _task_here() -> Any:
+        """The current task, or None."""
+        try:
+            return asyncio.current_task()
+        except RuntimeError:
+            return None
 else:
-    # Written in Python there, and slow.
-    _current_task: Final = asyncio.tasks._current_tasks.get  # type: ignore[attr-defined]
+
+    def _task_here() -> Any:
+        """The current task, or None. Without the system call that asking for the running loop is there, where there is
+        but one loop.
+        """
+        if len(_tasks) == 1:
+            try:
+                (loop,) = _tasks
+                if loop.__class__ is asyncio.SelectorEventLoop and loop._thread_id == get_ident():  # type: ignore[attr-defined]
+                    return _tasks[loop]
+            except (KeyError, RuntimeError, ValueError):
+                pass  # another thread was at it meanwhile
+        return _tasks.get(asyncio._get_running_loop())
 
 
 def _current_owner() -> Owner | None:
-    loop = asyncio._get_running_loop()
-    task = None if loop is None else _current_task(loop)
+    task = _task_here()
     return None if task is None else _owners.get(id(task)) or owner_of(task)
 
 
@@ -149,16 +187,15 @@ def owner_of(task: Any) -> Owner:
     return owner
 
 
-def _place() -> tuple[Place, bool]:
-    """Where the application is, and whether it came by an `async with`."""
-    frame: Any = sys._getframe(2)
+def _place(frame: Any) -> tuple[Place, bool]:
+    """Where the application is that called what runs in `frame`, and whether it came by an `async with`."""
     outermost, scoped = frame, False
     while frame is not None and frame.f_globals.get("__name__") in _PASSED:
         outermost = frame
         scoped = scoped or frame.f_code.co_name == "__aenter__"
         frame = frame.f_back
     frame = frame or outermost
-    return Place(frame.f_code, frame.f_lineno), scoped
+    return Place(frame.f_code, frame.f_lasti), scoped
 
 
 # -- what is told ----------------------------------------------------------------------------------------------------
@@ -189,7 +226,7 @@ def _begin_wait(resource: Resource) -> _Report | None:
         if audience is None or owner is None:
             return None
         t = audience.clock.monotonic_ns()
-        place, _ = _place()
+        place, _ = _place(sys._getframe(1))
         number, name = (0, "") if span is None else (span.number, span.name)
         wait = Wait(owner, resource, t, place, number, name)
         audience.announce(Waiting(wait, False))
@@ -217,26 +254,39 @@ def _end_wait(report: _Report, got: bool) -> None:
 
 
 def _taken(resource: Resource) -> None:
-    """The current task has got it. Raises nothing."""
+    """The current task has got it: called by the method that took it. Raises nothing.
+
+    No more is done than to note who, when and where. What that says is worked out when somebody waits.
+    """
     try:
-        owner = _current_owner()
+        task = _task_here()
+        owner = (_owners.get(id(task)) or owner_of(task)) if task is not None else None
         if owner is None or owner.for_others:
             resource.unknown += 1
             return
-        span = _heard_span()
-        audience = None if span is None else span._audience
-        t = clock.monotonic_ns() if audience is None else audience.clock.monotonic_ns()
-        place, scoped = _place()
-        hold = resource.holders.get(owner.number)
-        if hold is not None and resource.kind == "semaphore":
-            hold.count += 1
-            hold.scoped = hold.scoped and scoped
-        elif span is None:
-            resource.holders[owner.number] = Hold(owner, t, place, scoped=scoped)
+        (code, instruction), scoped = _place(_frame(1))
+        span, number, name, steps = current.get(), 0, "", None
+        if span is not None:
+            span = span if span.outcome is None and span._audience is not None else _heard_span()
+        if span is None:
+            t = clock.monotonic_ns()
         else:
-            resource.holders[owner.number] = Hold(owner, t, place, span.number, span.name, scoped)
-        if span is not None and audience is not None and audience.steps:
-            _emit(span, audience, "acquire", owner, resource, place, t)
+            audience: Any = span._audience
+            number, name, steps = span.number, span.name, audience.steps
+            t = audience.clock.monotonic_ns()
+        if isinstance(resource, LockResource):
+            resource.taken = (owner, t, code, instruction, number, name, scoped)
+            resource.code, resource.told = code, bool(steps)
+        else:
+            hold = resource.holders.get(owner.number)
+            if hold is None:
+                hold = Hold(owner, t, code, instruction, number, name, scoped)
+            else:
+                hold = hold._replace(permits=hold.permits + 1, scoped=hold.scoped and scoped)
+            resource.holders[owner.number] = hold
+        if steps:
+            assert span is not None
+            _emit(span, audience, "acquire", owner, resource, Place(code, instruction), t)
     except Exception as error:
         _failed(error)
 
@@ -247,20 +297,25 @@ def _let_go(resource: Resource) -> None:
         owner = _current_owner()
         hold = None if owner is None else resource.holders.get(owner.number)
         if hold is not None:
-            hold.count -= 1
-            if not hold.count:
-                del resource.holders[hold.owner.number]
             resource.paired = True
+            if isinstance(resource, LockResource):
+                resource.taken = None
+            elif hold.permits > 1:
+                resource.holders[hold.owner.number] = hold._replace(permits=hold.permits - 1)
+            else:
+                del resource.holders[hold.owner.number]
         elif resource.unknown:
             resource.unknown -= 1
         else:
             # One gives back what another took, and so whose turn that is cannot be told by who has it.
             resource.open = True
-            if resource.kind == "lock":
-                resource.holders.clear()
+            if isinstance(resource, LockResource):
+                resource.taken = None
+        if owner is None or current.get() is None:
+            return
         span = _heard_span()
         audience = None if span is None else span._audience
-        if span is not None and audience is not None and audience.steps and owner is not None:
+        if span is not None and audience is not None and audience.steps:
             _emit(span, audience, "release", owner, resource)
     except Exception as error:
         _failed(error)
@@ -277,11 +332,10 @@ def _freed(resource: Resource) -> None:
             resource.open = True
             holders.clear()
             return
-        place, _ = _place()
+        place, _ = _place(sys._getframe(1))
         span = _heard_span()
-        hold = holders[owner.number] = Hold(owner, clock.monotonic_ns(), place)
-        if span is not None:
-            hold.span, hold.span_name = span.number, span.name
+        number, name = (0, "") if span is None else (span.number, span.name)
+        holders[owner.number] = Hold(owner, clock.monotonic_ns(), *place, number, name)
     except Exception as error:
         _failed(error)
 
@@ -329,8 +383,8 @@ def _hold_said(hold: Hold) -> dict[str, Any]:
     task = hold.owner.task()
     if task is None or task.done():
         said["over"] = True
-    if hold.count > 1:
-        said["count"] = hold.count
+    if hold.permits > 1:
+        said["count"] = hold.permits
     if hold.span:
         said |= {"id": process.span_id(hold.span), "name": hold.span_name}
     return said
@@ -453,6 +507,107 @@ def _releasing(original: Any, kind: str, always: bool) -> Any:
     return release
 
 
+def _methods_of_locks(always: bool) -> list[tuple[type, str, Any]]:
+    """Those of asyncio's lock. They take and give back what is free and known, and note who, when and where: what that
+    says is worked out when somebody waits. All else is left to `_acquiring` and `_releasing`.
+
+    A lock is set as asyncio's own methods do it, since to call these takes as long as all that is noted.
+    """
+    Lock, locks = asyncio.Lock, _locks[always]
+    acquire_slowly = _acquiring(Lock.acquire, "lock", _lock_busy, always)
+    release_slowly = _releasing(Lock.release, "lock", always)
+    enter, leave = Lock.__aenter__, Lock.__aexit__
+
+    def take_free(lock: Any, resource: LockResource, scoped: bool, frame: Any) -> bool:
+        """Take a lock of which `resource` is known, for the application's `frame`; or else do nothing."""
+        if lock._locked or lock._waiters or _inside:
+            return False
+        if _OLD:
+            (loop,) = _tasks
+            task = _tasks[loop] if loop._thread_id == _ident() else None
+        else:
+            task = _task()
+        owner = _owners[id(task)]
+        code = frame.f_code
+        if code is not resource.code or owner.for_others:
+            return False
+        span = current.get()
+        if span is None:
+            taken = (owner, clock.monotonic_ns(), code, frame.f_lasti, 0, "", scoped)
+        else:
+            audience: Any = span._audience
+            if span.outcome is not None or audience.steps:
+                return False
+            taken = (owner, audience.clock.monotonic_ns(), code, frame.f_lasti, span.number, span.name, scoped)
+        lock._locked = True
+        resource.taken = taken
+        return True
+
+    @functools.wraps(Lock.acquire)
+    async def acquire(self: Any) -> Any:
+        try:
+            if take_free(self, locks[id(self)], False, _frame(1)):
+                return True
+        except Exception:
+            pass  # met for the first time; several loops, or none; a span that nobody hears
+        try:
+            return await acquire_slowly(self)
+        except BaseException as error:
+            _strip(error)
+            raise
+
+    @functools.wraps(Lock.release)
+    def release(self: Any) -> Any:
+        resource = locks.get(id(self))
+        taken = None if resource is None else resource.taken
+        if taken is not None and self._locked and not (self._waiters or resource.told or current.get()):  # type: ignore[union-attr]
+            task = _task_here()
+            if task is not None and taken[0].task() is task:
+                resource.taken = None  # type: ignore[union-attr]
+                self._locked = False
+                return None
+        try:
+            return release_slowly(self)
+        except BaseException as error:
+            _strip(error)
+            raise
+
+    @functools.wraps(enter)
+    async def __aenter__(self: Any) -> Any:
+        # Somebody may have put their own in front of `acquire`.
+        try:
+            if self.acquire.__func__ is acquire and take_free(self, locks[id(self)], True, _frame(1)):
+                return None
+        except Exception:
+            pass
+        try:
+            return await enter(self)
+        except BaseException as error:
+            _strip(error)
+            raise
+
+    @functools.wraps(leave)
+    async def __aexit__(self: Any, exc_type: Any, exc: Any, tb: Any) -> Any:
+        try:
+            resource = locks[id(self)]
+            # Taken by `async with`, and so by this task, by a way on which nobody else has put anything.
+            if resource.taken[6] and not (resource.told or self._waiters) and self._locked:  # type: ignore[index]
+                resource.taken = None
+                self._locked = False
+                return None
+        except Exception:
+            pass
+        try:
+            return await leave(self, exc_type, exc, tb)
+        except BaseException as error:
+            _strip(error)
+            raise
+
+    _acquire_codes.update((acquire.__code__, acquire_slowly.__code__))  # type: ignore[attr-defined]
+    methods = {"acquire": acquire, "release": release, "__aenter__": __aenter__, "__aexit__": __aexit__}
+    return [(Lock, name, method) for name, method in methods.items()]
+
+
 def _waiting(
     original: Any, kind: str, busy: Callable[[Any], bool], always: bool, inside: bool = False, joins: bool = False
 ) -> Any:
@@ -562,11 +717,10 @@ _lock_acquire: Final = asyncio.Lock.acquire
 
 def _methods(always: bool) -> list[tuple[type, str, Any]]:
     """(class of asyncio, name of a method, what stands in front of it)."""
-    from asyncio import Barrier, Condition, Event, Lock, Queue, Semaphore
+    from asyncio import Barrier, Condition, Event, Queue, Semaphore
 
     return [
-        (Lock, "acquire", _acquiring(Lock.acquire, "lock", _lock_busy, always)),
-        (Lock, "release", _releasing(Lock.release, "lock", always)),
+        *_methods_of_locks(always),
         (Semaphore, "acquire", _acquiring(Semaphore.acquire, "semaphore", _semaphore_busy, always)),
         (Semaphore, "release", _releasing(Semaphore.release, "semaphore", always)),
         (Condition, "wait", _waiting(Condition.wait, "condition", _always, always)),
@@ -623,6 +777,8 @@ class _Patches:
         #: Whether there was but one task when it began, so that nobody had taken anything before.
         self.fresh = False
         self.done: list[tuple[type, str, Any, Any]] = []
+        #: What is in front, by class and name.
+        self.ours: dict[tuple[type, str], Any] = {}
 
     def add(self) -> None:
         with self.lock:
@@ -636,6 +792,7 @@ class _Patches:
                     (asyncio.Condition, "__aenter__", _aenter(asyncio.Condition.__aenter__)),
                     *_methods_of_anyio(),
                 ]:
+                    self.ours[cls, name] = ours
                     self.done.append((cls, name, ours, cls.__dict__.get(name)))
                     setattr(cls, name, ours)
 
@@ -644,6 +801,8 @@ class _Patches:
             self.count -= 1
             if self.count:
                 return
+            _locks[False].clear()
+            self.ours.clear()
             while self.done:
                 cls, name, ours, before = self.done.pop()
                 if cls.__dict__.get(name) is not ours:
@@ -677,6 +836,8 @@ def _after_fork() -> None:
     _patches.lock = threading.Lock()
     _owners.clear()
     _known.clear()
+    for locks in _locks:
+        locks.clear()
     _inside.clear()
 
 
@@ -694,6 +855,8 @@ class Lock(asyncio.Lock):
 
     acquire = _OURS[asyncio.Lock, "acquire"]
     release = _OURS[asyncio.Lock, "release"]
+    __aenter__ = _OURS[asyncio.Lock, "__aenter__"]
+    __aexit__ = _OURS[asyncio.Lock, "__aexit__"]
 
 
 class Semaphore(asyncio.Semaphore):

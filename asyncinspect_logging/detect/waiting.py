@@ -108,9 +108,10 @@ class Waits:
             resource.open = said.get("open", False)
             for held in said.get("holders", ()):
                 holder = self._owner_told(held)
-                hold = Hold(holder, held["t"], held.get("at", ""), held.get("id", 0), held.get("name", ""))
-                hold.count = held.get("count", 1)
-                resource.holders[holder.number] = hold
+                hold = Hold(
+                    holder, held["t"], held.get("at", ""), span=held.get("id", 0), span_name=held.get("name", "")
+                )
+                resource.holders[holder.number] = hold._replace(permits=held.get("count", 1))
             known = self._told_resources.setdefault(id, resource)
             # What the latest wait says of a resource holds for those before it too.
             known.holders, known.open = resource.holders, resource.open
@@ -124,19 +125,21 @@ class Waits:
             self._give_back(self._told_resources[id], owner)
         if telling.kind == "acquire" and kind in HELD and id in self._told_resources:
             holders = self._told_resources[id].holders
-            if owner.number in holders and kind == "semaphore":
-                holders[owner.number].count += 1
+            before = holders.get(owner.number)
+            if before is not None and kind == "semaphore":
+                holders[owner.number] = before._replace(permits=before.permits + 1)
             else:
-                holders[owner.number] = Hold(owner, telling.t, said.get("at", ""), telling.number, span)
+                at = said.get("at", "")
+                holders[owner.number] = Hold(owner, telling.t, at, span=telling.number, span_name=span)
 
     @staticmethod
     def _give_back(resource: Resource, owner: Owner) -> None:
         hold = resource.holders.get(owner.number)
         if hold is None:
             resource.open = True
-            return
-        hold.count -= 1
-        if not hold.count:
+        elif hold.permits > 1:
+            resource.holders[owner.number] = hold._replace(permits=hold.permits - 1)
+        else:
             del resource.holders[owner.number]
 
     def _owner_told(self, said: dict[str, Any]) -> Owner:
