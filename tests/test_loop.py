@@ -763,6 +763,24 @@ def test_failure_is_told_and_not_raised(go, listen, by_hand, monkeypatch):
 # -- fork ------------------------------------------------------------------------------------------------------------
 
 
+def test_a_fork_does_not_block(monkeypatch):
+    """uvloop forks in the loop's thread, where blockbuster has whatever waits for a lock raise."""
+
+    def blocks(*_):
+        raise AssertionError("blocking call")
+
+    monkeypatch.setattr(threading.Thread, "join", blocks)
+    monkeypatch.setattr("time.sleep", blocks)
+    leaving = threading.Event()
+    thread = threading.Thread(target=leaving.wait)
+    thread.start()
+    watch._wait_for_end(thread)
+    assert thread.is_alive()
+    leaving.set()
+    watch._wait_for_end(thread)
+    assert not thread.is_alive()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_fork():
     """Without a warning of threads; the watcher is back in the parent, and the child has one for its own loop alone."""

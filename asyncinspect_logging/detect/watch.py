@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextvars
 import os
+import select
 import threading
 import time
 import weakref
@@ -132,8 +133,18 @@ def _before_fork() -> None:
         _watched.clear()
         collections.end_timing()
         _bell.release()
-    # It may be in the middle of something for which it needs what the forking thread holds.
-    thread.join(_JOIN)
+    _wait_for_end(thread)
+
+
+def _wait_for_end(thread: threading.Thread) -> None:
+    """Wait until a thread is over, for a short while at most: it may need what this one holds.
+
+    Without join(): before Python 3.13 that waits for a lock, and what looks for blocking calls in event loops, some of
+    which fork, has them raise.
+    """
+    end = time.monotonic() + _JOIN
+    while thread.is_alive() and time.monotonic() < end:
+        select.select((), (), (), 0.0002)
 
 
 def _after_fork_in_parent() -> None:
