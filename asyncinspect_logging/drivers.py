@@ -194,6 +194,8 @@ def _driving(loop: asyncio.AbstractEventLoop) -> Any:
                 return tasks.Task(coro, loop=loop, **kwargs)
             task = cls.create_task(loop, coro, **kwargs) if before is None else before(coro, **kwargs)
         except BaseException as error:
+            if type(coro) is Driver:
+                coro.span.own_task = False  # no task came of it
             take_off_one(error)
             raise
         forget_our_line(task, __file__)

@@ -572,6 +572,30 @@ def test_a_task_that_is_collected() -> None:
     assert spans.names["_waits"].cancelled == 1
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_task_that_could_not_be_made(begun: bool) -> None:
+    """Its coroutine is closed by whoever got the exception: no task was dropped, nor collected."""
+
+    async def main(spans: CapturedSpans, fake: FakeClock) -> None:
+        def refuse(loop: Any, coro: Any, **_: Any) -> Any:
+            if begun:
+                coro.send(None)
+            raise RuntimeError("no more tasks")
+
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(refuse)
+        coro = _waits([])
+        with pytest.raises(RuntimeError, match="no more tasks"):
+            asyncio.create_task(coro)
+        loop.set_task_factory(None)
+        coro.close()
+        gc.collect()
+
+    spans = play(main)
+    assert found(spans) == []
+    assert spans.names["_waits"].cancelled == 1
+
+
 def test_generators_that_break_off_are_no_leak() -> None:
     """An async generator that is not read to its end is closed; so is a coroutine that is driven by hand."""
 

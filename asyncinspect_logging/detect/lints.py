@@ -67,6 +67,8 @@ def symptoms(span: Span | ToldSpan, config: Config) -> Iterator[tuple[str, str]]
     tally, outcome, name = span.tally, span.outcome, span.name[:200]
     if outcome == "abandoned":
         if span.thread == 0:
+            if span.__class__ is DrivenSpan and not span.own_task:
+                return  # whoever was to make the task was told so by an exception
             yield (
                 NEVER_AWAITED,
                 f"{name}: the task was dropped before its first step; keep the event loop running until its tasks are "
