@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from asyncinspect_logging import AsyncInspectHandler, Config, Inspector, install, span
 from asyncinspect_logging.detect import sync
+from asyncinspect_logging.detect.awaited import tasks_awaiting_tasks
 from asyncinspect_logging.detect.deadlocks import cores_of, dead_among
 from asyncinspect_logging.snapshot import Finding
 
@@ -269,6 +270,61 @@ def test_two_tasks_await_each_other(inspector: Inspector, how: Callable[[Any], A
     (found,) = seen = run(inspector, awaiting(how))
     assert seen.names == {"w0", "w1"}
     assert "not await the other" in found.message
+
+
+async def in_wait(task: Any) -> None:
+    await asyncio.wait([task])
+
+
+@pytest.mark.parametrize("sync_too", [False, True])
+def test_two_tasks_wait_for_each_other_by_wait(inspector: Inspector, sync_too: bool) -> None:
+    """Nothing but `asyncio.wait` is in it, whose future is like any other."""
+
+    async def main() -> None:
+        with install(sync=sync_too):
+            tasks = [asyncio.create_task(program) for program in awaiting(in_wait)()]
+            await settle()
+            inspector.look()
+            inspector.look()
+            (found,) = deadlocks_of(inspector)
+            assert found.message.count("waits for task awaiting") == 2
+            await end(tasks)
+
+    asyncio.run(main())
+
+
+def test_a_child_waits_for_its_group(inspector: Inspector) -> None:
+    """The parent waits for the child in a TaskGroup, and the child for the parent."""
+
+    async def parent() -> None:
+        with span("parent"):
+            await in_group(child(asyncio.current_task()))
+
+    async def child(above: Any) -> None:
+        with span("child"):
+            await in_wait(above)
+
+    (_,) = seen = run(inspector, lambda: [parent()])
+    assert seen.names == {"parent", "child"}
+
+
+def test_groups_in_groups_are_not_looked_at(inspector: Inspector) -> None:
+    """A tree of tasks is no circle, however deep, and nothing is to be found from there."""
+
+    async def grow(depth: int) -> None:
+        if depth == 0:
+            await asyncio.Event().wait()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(grow(depth - 1))
+            group.create_task(in_wait(group.create_task(grow(depth - 1))))
+
+    async def main() -> None:
+        tasks = [asyncio.create_task(grow(3))]
+        await settle()
+        assert tasks_awaiting_tasks() == []
+        await end(tasks)
+
+    asyncio.run(main())
 
 
 def test_two_tasks_await_each_other_plainly(inspector: Inspector) -> None:
@@ -972,6 +1028,30 @@ def test_a_look_costs_nothing_while_nobody_waits(inspector: Inspector, monkeypat
             assert len(built) == 1
             inspector.look()
             assert len(built) == 2
+            await end(tasks)
+
+    asyncio.run(main())
+
+
+def test_looks_rest_in_proportion(inspector: Inspector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deadlocks take three hundredths of a core at most, whatever a look takes; and of the tasks that the lints glance
+    at, some 15 microseconds each, there are no more than fifty a look: together that leaves room below five.
+    """
+    glanced: list[Any] = []
+    monkeypatch.setattr(inspector._lints, "_glance", lambda books, reference, now: glanced.append(reference))
+
+    async def main() -> None:
+        with install(sync=True):
+            tasks = [asyncio.create_task(asyncio.sleep(60)) for _ in range(200)]
+            tasks += [asyncio.create_task(program) for program in opposite()]
+            await settle()
+            inspector.look()
+            assert len(glanced) <= 50
+            clock, waits = iter([10**9, 10**9 + 20_000_000]), inspector._books.waits
+            with monkeypatch.context() as patch:
+                patch.setattr("asyncinspect_logging.detect.waiting.time.perf_counter_ns", lambda: next(clock))
+                waits.look(lambda: 0, sparing=False)
+            assert waits._resting_until - 10**9 >= 20_000_000 / 0.0304
             await end(tasks)
 
     asyncio.run(main())

@@ -86,8 +86,9 @@ def _of_wait(local: dict[str, Any]) -> _Needs:
 
 
 def tasks_awaiting_tasks() -> list[Any]:
-    """The tasks of this process whose future shows at a glance that they wait for a task, plainly, by `gather` or by
-    `shield`.
+    """The tasks of this process from which a circle of tasks that wait for tasks can be found: those whose future shows
+    at a glance that they wait for one, plainly, by `gather` or by `shield`; and those that wait by `asyncio.wait` or in
+    a `TaskGroup`, where that may be a circle by itself.
     """
     for name in ("_scheduled_tasks", "_all_tasks"):
         tasks: Any = getattr(asyncio.tasks, name, None)
@@ -103,11 +104,20 @@ def tasks_awaiting_tasks() -> list[Any]:
 
 def _awaiting(tasks: Any) -> list[Any]:
     found: list[Any] = []
+    # By id of a task: those that wait for it by `asyncio.wait` or in a TaskGroup.
+    waiters: dict[int, list[Any]] = {}
     # Many may wait for one future, and its callbacks are a new list each time.
     plain: set[int] = set()
     for task in tasks:
         future = getattr(task, "_fut_waiter", None)
-        if future is None or id(future) in plain:
+        if future is None:
+            continue
+        callbacks = task._callbacks
+        if callbacks:
+            by = [waiter for waiter in map(_waiter_behind, callbacks) if waiter is not None]
+            if by:
+                waiters[id(task)] = by
+        if id(future) in plain:
             continue
         if future.__class__ is asyncio.Future and len(future._callbacks or ()) < 2:
             continue  # by far the most: nobody but the task waits for it, and it shields nothing
@@ -115,4 +125,28 @@ def _awaiting(tasks: Any) -> list[Any]:
             found.append(task)
         else:
             plain.add(id(future))
-    return found
+    return found + _in_circles(waiters) if waiters else found
+
+
+def _waiter_behind(callback: tuple[Any, Any]) -> Any:
+    """The task that waits, by `asyncio.wait` or in a TaskGroup, for the one of which this is a callback; or None."""
+    function = callback[0]
+    owner = getattr(function, "__self__", None)
+    if owner is not None:
+        return getattr(owner, "_parent_task", None) if isinstance(owner, asyncio.TaskGroup) else None
+    if getattr(function, "__qualname__", "") != "_wait.<locals>._on_completion":
+        return None
+    names = function.__code__.co_freevars
+    waiter = function.__closure__[names.index("waiter")].cell_contents if "waiter" in names else None
+    wakeups = (getattr(waiter, "_callbacks", None) or ())[:1]
+    return next((getattr(wakeup, "__self__", None) for wakeup, _ in wakeups), None)
+
+
+def _in_circles(waiters: dict[int, list[Any]]) -> list[Any]:
+    """The waiters that somebody waits for, whom again somebody waits for, and so on: in a tree of tasks, none."""
+    left = {id(waiter): waiter for by in waiters.values() for waiter in by if id(waiter) in waiters}
+    while True:
+        awaited = {key: waiter for key, waiter in left.items() if any(id(each) in left for each in waiters[key])}
+        if len(awaited) == len(left):
+            return list(left.values())
+        left = awaited

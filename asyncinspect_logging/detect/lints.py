@@ -52,7 +52,7 @@ NEVER_YIELDED: Final = "never_yielded"
 SELF_WAKES: Final = "self_wakes"
 
 #: Tasks glanced at in one look, which takes some 15 microseconds each; all have their turn.
-_GLANCES: Final = 100
+_GLANCES: Final = 50
 #: Links followed along what awaits what.
 _LINKS: Final = 1000
 #: Whether the count of an object's references says how many there are: without a GIL it does not.

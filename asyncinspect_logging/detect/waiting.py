@@ -27,9 +27,9 @@ from .wording import Core, Tied, finding_of
 __all__ = ["Waits"]
 
 #: A look that took up to so many ns is repeated as often as somebody asks; after a longer one there is a rest, so that
-#: looks take at most 4 % of one core.
+#: looks take at most 3 % of one core: the other detectors take one or two, and all of them are to take at most 5.
 _SHORT: Final = 1_000_000
-_REST: Final = 25
+_REST: Final = 33
 
 #: ("task", number of its owner) or ("resource", id).
 _Node = tuple[str, int]
