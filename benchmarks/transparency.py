@@ -3,7 +3,8 @@
 The packages come from the package index as source distributions, which hold their tests. Each suite is run twice by the
 same Python: as it is, and with `transparency_plugin.py` calling `install()` on every event loop that is made. What a
 test came to (passed, failed, skipped, …) has to be the same. Tests where it was not are run three times more each way,
-one after the other, before it is called a difference.
+one after the other, before it is called a difference. What the detectors found meanwhile, with default settings, is
+listed too.
 
     python benchmarks/transparency.py [--suite aiojobs] [--select EXPRESSION]
 
@@ -150,8 +151,21 @@ def compare(suite: Suite, tests: Sequence[str]) -> dict[str, Any]:
         "version": suite.version,
         "counts": {way: dict(Counter(outcomes[way].values())) for way in WAYS},
         "spans": found["install"]["spans"],
+        "findings": distinct(found["install"].get("findings", ())),
         "again": seen,
     }
+
+
+def distinct(findings: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One of each kind, name and test function, whatever its parameters, with how often it was found."""
+    kept: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for finding in findings:
+        test = finding["test"].partition("[")[0]
+        key = (finding["kind"], test, finding["name"])
+        if key not in kept:
+            kept[key] = {"kind": key[0], "test": test, "name": key[2], "times": 0, "message": finding["message"]}
+        kept[key]["times"] += 1
+    return [kept[key] for key in sorted(kept)]
 
 
 def differing(plain: Outcomes, install: Outcomes) -> list[str]:
@@ -162,6 +176,63 @@ def differing(plain: Outcomes, install: Outcomes) -> list[str]:
 def is_different(again: Mapping[str, Sequence[str]]) -> bool:
     """Whether a test that was run again differs: no outcome that it had one way was had the other way too."""
     return not set(again["plain"]) & set(again["install"])
+
+
+#: Why a finding is true, by its kind and the end of the test's name: what that test does. Others are told with their
+#: message alone.
+_TRUE = {
+    ("self_wakes", "::test_ttl_sequential"): "calls checkpoint() a hundred times",
+    ("self_wakes", "::test_concurrent_send"): "sends in an endless loop to a socket that takes it all",
+    ("self_wakes", "::test_send_fds_large_message"): "receives 1 MiB in small parts, with a checkpoint() each",
+    ("self_wakes", "_loop_closed_during_result_report"): "asks a flag again and again, with checkpoint()",
+    ("long_poll", "::test_not_closed_warning"): "calls gc.collect()",
+    ("long_poll", "::test_unretrieved_future_exception_server_crash"): "calls gc.collect()",
+    ("long_poll", "::test_run_sync_worker_cyclic_references"): "calls gc.collect()",
+    ("long_poll", "::test_fail_after_scope_cancelled_before_timeout"): "calls time.sleep(0.11)",
+}
+_TRUE |= {("blocked_loop", test): why for (kind, test), why in _TRUE.items() if kind == "long_poll"}
+
+
+def findings(kept: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The section on what was found, where that was asked."""
+    rows, told = [], []
+    for run in kept:
+        for package, suite in run["suites"].items():
+            if "findings" not in suite:
+                continue
+            counts: Counter[str] = Counter()
+            for found in suite["findings"]:
+                counts[found["kind"]] += found["times"]
+                times = f", {found['times']} times" if found["times"] > 1 else ""
+                why = next((w for (kind, end), w in _TRUE.items() if _is_of(found, kind, end)), "")
+                message = found["message"].removeprefix(f"{found['name']}: ")
+                told.append(
+                    f"- {found['kind']} in `{found['test']}` ({package}, Python {run['python']}{times}), "
+                    f"`{found['name']}`: {message[:100].rstrip()}{'…' if len(message) > 100 else '.'}"
+                    + (f" True: the test {why}." if why else "")
+                )
+            by_kind = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
+            rows.append(f"| {run['python']} | {package} | {suite['spans']:,} | {by_kind or 'none'} |")
+    if not rows:
+        return []
+    return [
+        "",
+        "## Findings",
+        "",
+        "What the detectors found under `install()`, with default settings, while both runs shared the machine.",
+        "Long polls and blocked loops are times that were measured: where a test does nothing long itself, it was",
+        "the garbage collector, or the other run that had the processor.",
+        "",
+        "| Python | package | spans | findings |",
+        "| --- | --- | ---: | --- |",
+        *rows,
+        "",
+        *told,
+    ]
+
+
+def _is_of(found: Mapping[str, Any], kind: str, end: str) -> bool:
+    return bool(found["kind"] == kind and found["test"].endswith(end))
 
 
 _ORDER = ("passed", "failed", "error", "skipped", "xfailed", "xpassed")
@@ -202,7 +273,7 @@ def markdown(kept: Sequence[Mapping[str, Any]]) -> str:
             "",
             *unsteady,
         ]
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, *findings(kept), ""])
 
 
 def main() -> None:

@@ -1,23 +1,29 @@
 """Pytest plugin for `transparency.py`: every event loop of a run gets `install()`, and outcomes are written down.
 
 --install-everywhere   call `install(loop)` on every asyncio and uvloop loop as it is made, with a handler attached
---outcomes FILE        write {test id: [outcome, text of the failure]} as JSON
+--outcomes FILE        write {test id: [outcome, text of the failure]} as JSON, and what an inspector of defaults
+                       found meanwhile
 """
 
 from __future__ import annotations
 
 import asyncio
+import bisect
 import functools
+import gc
 import json
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from asyncinspect_logging import AsyncInspectHandler, Inspector, install
+from asyncinspect_logging.snapshot import Finding
 
 INSPECTOR = Inspector()
+FINDINGS: list[Finding] = []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,6 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def _install_everywhere() -> None:
     logger = logging.getLogger("asyncinspect")
     logger.addHandler(AsyncInspectHandler(INSPECTOR))
+    INSPECTOR.on_finding(FINDINGS.append)
     # Tests that look at everything logged at DEBUG are not to see the lifecycle records, which belong there.
     logger.propagate = False
     _wrap_init(asyncio.BaseEventLoop)
@@ -63,6 +70,12 @@ class _Recorder:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._outcomes: dict[str, tuple[str, str]] = {}
+        self._began: list[float] = []
+        self._tests: list[str] = []
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._began.append(time.time())
+        self._tests.append(nodeid)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         outcome: str = report.outcome
@@ -76,7 +89,17 @@ class _Recorder:
                 self._outcomes[report.nodeid] = (outcome, report.longreprtext[-2000:] if report.failed else "")
 
     def pytest_sessionfinish(self) -> None:
-        told: dict[str, Any] = {"outcomes": self._outcomes}
+        # What is about to be collected may be found to have leaked.
+        gc.collect()
         snapshot = INSPECTOR.snapshot()
-        told["spans"] = sum(name.spawned for name in snapshot.names.values())
+        told: dict[str, Any] = {
+            "outcomes": self._outcomes,
+            "spans": sum(name.spawned for name in snapshot.names.values()),
+            "findings": [self._told(finding) for finding in FINDINGS],
+        }
         self._path.write_text(json.dumps(told, indent=1), "utf-8")
+
+    def _told(self, finding: Finding) -> dict[str, Any]:
+        """A finding with the test that ran when it came about: it is told up to a look of the watcher later."""
+        began_before = bisect.bisect(self._began, finding.at)
+        return {"test": self._tests[began_before - 1] if began_before else "", **finding._asdict()}

@@ -197,5 +197,25 @@ def test_transparency_table(load: Any) -> None:
     page = transparency.markdown([{"python": "3.13.0", "suites": {"peer": suite}}])
     assert "| 3.13.0 | peer 1.0 | as it is | 1,200 | 0 | 0 | 0 | 0 | 0 |" in page
     assert page.index("## Differences") < page.index("`test_a`") < page.index("## Unsteady") < page.index("`test_b`")
+    assert "## Findings" not in page
     suite["again"] = {}
     assert "None: every test" in transparency.markdown([{"python": "3.13.0", "suites": {"peer": suite}}])
+
+
+def test_transparency_lists_findings(load: Any) -> None:
+    """By kind, test function and name, with how often, and why it is true where that is known."""
+    transparency = load("transparency")
+    spins = {"kind": "self_wakes", "name": "job", "message": "job: 102 of its 104 wakes were its own"}
+    found = transparency.distinct(
+        [{**spins, "test": f"test_functools.py::test_ttl_sequential[{backend}]"} for backend in ("asyncio", "uvloop")]
+        + [{**spins, "kind": "long_poll", "test": "test_other", "message": "job: " + "so long " * 30}]
+    )
+    assert [(one["kind"], one["times"]) for one in found] == [("long_poll", 1), ("self_wakes", 2)]
+    suite = {"version": "1.0", "counts": {"plain": {}, "install": {}}, "spans": 7000, "findings": found, "again": {}}
+    page = transparency.markdown([{"python": "3.13.0", "suites": {"peer": suite}}])
+    assert "| 3.13.0 | peer | 7,000 | long_poll 1, self_wakes 2 |" in page
+    assert (
+        "- self_wakes in `test_functools.py::test_ttl_sequential` (peer, Python 3.13.0, 2 times), `job`: "
+        "102 of its 104 wakes were its own. True: the test calls checkpoint() a hundred times." in page
+    )
+    assert page.count("…") == 1
