@@ -40,12 +40,13 @@ _SAYINGS = (
 )
 
 Heard = set[str]
-#: Readies a running loop, and tells the set that it yields what the tool finds until the end.
-Tool = Callable[[], AbstractContextManager[Heard]]
+#: Readies a running loop; gives the set that the tool's findings come to, and what has it find the last of them.
+Tool = Callable[[], AbstractContextManager[tuple[Heard, Callable[[], object]]]]
+_Ready = Iterator[tuple[Heard, Callable[[], object]]]
 
 
 @contextmanager
-def _ours() -> Iterator[Heard]:
+def _ours() -> _Ready:
     heard: Heard = set()
     inspector = Inspector(_CONFIG)
     inspector.on_finding(lambda finding: heard.add(finding.kind.replace("_", " ")))
@@ -55,8 +56,7 @@ def _ours() -> Iterator[Heard]:
     wrapper[:] = [instrument]
     installed = install(sync=True)
     try:
-        yield heard
-        inspector.look()
+        yield heard, inspector.look
     finally:
         installed()
         wrapper.clear()
@@ -90,7 +90,7 @@ def _listening(name: str) -> Iterator[_Listener]:
 
 
 @contextmanager
-def _debug() -> Iterator[Heard]:
+def _debug() -> _Ready:
     loop = asyncio.get_running_loop()
     loop.set_debug(True)
     loop.slow_callback_duration = _SLOW
@@ -99,32 +99,34 @@ def _debug() -> Iterator[Heard]:
         warnings.showwarning = lambda message, kind, *_: (
             listener.take(str(message)) if issubclass(kind, RuntimeWarning) else None
         )
-        yield listener._heard
+        yield listener._heard, gc.collect
 
 
 @contextmanager
-def _aiomonitor() -> Iterator[Heard]:
+def _aiomonitor() -> _Ready:
     from aiomonitor import Monitor
 
     # Ports 0: whatever is free.
     ports: Any = {"termui_port": 0, "webui_port": 0, "console_port": 0, "console_enabled": False}
     loop = asyncio.get_running_loop()
     with _listening("aiomonitor") as listener, Monitor(loop, hook_task_factory=True, **ports):
-        yield listener._heard
+        yield listener._heard, gc.collect
 
 
 async def _heard(tool: Tool, program: Program) -> Heard:
     """What a tool says of a program until that is over, or was long enough under way, or its fault is found."""
-    with tool() as heard:
+    with tool() as (heard, look):
         task = asyncio.create_task(program.main(), name="program")
         end = time.monotonic() + _BOUND
         # Not waited for, nor with a timeout: that would look like a part of the program.
         while time.monotonic() < end and not task.done() and program.fault not in heard:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
-        await _end_all(task)
         gc.collect()
-        await asyncio.sleep(0)
-    return heard
+        look()
+        # How it is ended is no part of the program.
+        found = set(heard)
+        await _end_all(task)
+    return found
 
 
 async def _end_all(main: asyncio.Task[Any]) -> None:
@@ -137,6 +139,9 @@ async def _end_all(main: asyncio.Task[Any]) -> None:
 
 def _measured(name: str, tool: Tool, scale: Scale) -> dict[str, float]:
     figures: dict[str, float] = {}
+    # Collections are short then, and are not taken for a loop that is blocked.
+    gc.collect()
+    gc.freeze()
     with _quiet():
         for program in (*FAULTY[: 2 * scale.rounds], *CORRECT[: 2 * scale.rounds]):
             heard = asyncio.run(_heard(tool, program))
