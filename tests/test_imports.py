@@ -43,6 +43,8 @@ FRONT = {
     "detect/loop",
     "detect/sync",
     "detect/held",
+    "detect/owners",
+    "detect/saying",
     "detect/timers",
     "detect/awaited",
     "detect/deadlocks",

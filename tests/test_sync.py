@@ -19,7 +19,7 @@ import anyio
 import pytest
 
 from asyncinspect_logging import Config, Inspector, install, run, span
-from asyncinspect_logging.detect import sync
+from asyncinspect_logging.detect import owners, sync
 
 CLASSES = ["Lock", "Semaphore", "BoundedSemaphore", "Condition", "Event", "Barrier", "Queue"]
 PATCHED = [getattr(asyncio, name) for name in CLASSES]
@@ -66,7 +66,7 @@ async def over(tasks: list[asyncio.Task[Any]]) -> None:
 SUITE = """
 import asyncio, logging, sys, unittest
 from asyncinspect_logging import AsyncInspectHandler, Config, Inspector
-from asyncinspect_logging.detect import sync
+from asyncinspect_logging.detect import owners, sync
 logging.getLogger("asyncinspect").addHandler(AsyncInspectHandler(Inspector(Config.debug())))
 if sys.argv[1] == "install":
     sync.install_sync()
@@ -216,7 +216,7 @@ def test_a_failure_of_ours_does_not_reach_the_application(
         raise ZeroDivisionError
 
     monkeypatch.setattr(sync, "_place", broken)
-    monkeypatch.setattr(sync, "owner_of", broken)
+    monkeypatch.setattr(owners, "owner_of", broken)
 
     async def main() -> int:
         lock, queue, passed = asyncio.Lock(), asyncio.Queue[int](1), 0

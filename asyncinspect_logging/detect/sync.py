@@ -17,7 +17,6 @@ import threading
 import weakref
 from _thread import get_ident
 from collections.abc import Callable
-from types import CodeType
 from typing import Any, Final, NamedTuple, TypeVar
 
 from .. import clock, process
@@ -25,7 +24,9 @@ from ..diagnostics import warn_once
 from ..notices import Waiting
 from ..routing import Audience, route_of
 from ..spans import LOGGER, Span, current, current_span
-from .held import HELD, Hold, LockResource, Owner, Place, Resource, Wait, new_id
+from .held import HELD, Hold, LockResource, Owner, Place, Resource, Wait
+from .owners import acquire_codes, current_owner, current_tasks, owners, task_here
+from .saying import owner_said, resource_said, wait_said
 from .timers import has_timeout
 
 __all__ = [
@@ -41,7 +42,6 @@ __all__ = [
     "holders_of",
     "install_sync",
     "name_of",
-    "owner_of",
 ]
 
 _T = TypeVar("_T")
@@ -60,8 +60,6 @@ _PASSED: Final = frozenset(
 )
 #: Those remembered who have set an event, put into a queue, and so on. Where there are more, anybody may.
 _MAX_FREERS: Final = 32
-#: Holders that a record lists; where there are more, it says that it does not list all.
-_MAX_LISTED: Final = 100
 #: An inspector is asked to look into what was announced at most once in so many ns for each primitive: that has it
 #: watch, and then it looks by itself.
 _OFTEN: Final = 100_000_000
@@ -70,9 +68,6 @@ _OLD: Final = sys.version_info < (3, 12)
 _frame: Final = sys._getframe
 _ident: Final = get_ident
 _task: Final = asyncio.current_task
-_tasks: Final[dict[Any, Any]] = getattr(asyncio.tasks, "_current_tasks", {})
-
-_owners: Final[dict[int, Owner]] = {}
 
 
 class _Known:
@@ -136,57 +131,6 @@ def _is_plain(lock: Any, ours: bool) -> bool:
     )
 
 
-# -- who -------------------------------------------------------------------------------------------------------------
-
-
-if sys.version_info >= (3, 12):
-
-    def _task_here() -> Any:
-        """The current task, or None."""
-        try:
-            return asyncio.current_task()
-        except RuntimeError:
-            return None
-else:
-
-    def _task_here() -> Any:
-        """The current task, or None. Without the system call that asking for the running loop is there, where there is
-        but one loop.
-        """
-        if len(_tasks) == 1:
-            try:
-                (loop,) = _tasks
-                if loop.__class__ is asyncio.SelectorEventLoop and loop._thread_id == get_ident():  # type: ignore[attr-defined]
-                    return _tasks[loop]
-            except (KeyError, RuntimeError, ValueError):
-                pass  # another thread was at it meanwhile
-        return _tasks.get(asyncio._get_running_loop())
-
-
-def _current_owner() -> Owner | None:
-    task = _task_here()
-    return None if task is None else _owners.get(id(task)) or owner_of(task)
-
-
-def owner_of(task: Any) -> Owner:
-    """The one owner that stands for an asyncio task."""
-    key = id(task)
-    owner = _owners.get(key)
-    if owner is None:
-        coro = task.get_coro()
-        span = getattr(coro, "span", None)
-        root = span.number if isinstance(span, Span) and getattr(span, "own_task", False) else 0
-
-        def forget(gone: object, forget_it: Any = _owners.pop) -> None:
-            forget_it(key, None)
-
-        name = getattr(coro, "__qualname__", None) or type(coro).__qualname__
-        owner = _owners.setdefault(key, Owner(new_id(), name, weakref.ref(task, forget), max(root, 0)))
-        # Made by `wait_for` (3.11) or by hand: all that the task does is to acquire, for somebody else.
-        owner.for_others = getattr(coro, "cr_code", None) in _acquire_codes
-    return owner
-
-
 def _place(frame: Any) -> tuple[Place, bool]:
     """Where the application is that called what runs in `frame`, and whether it came by an `async with`."""
     outermost, scoped = frame, False
@@ -222,7 +166,7 @@ def _begin_wait(resource: Resource) -> _Report | None:
     try:
         span = _heard_span()
         audience = _route.audience() if span is None else span._audience
-        owner = _current_owner()
+        owner = current_owner()
         if audience is None or owner is None:
             return None
         t = audience.clock.monotonic_ns()
@@ -232,7 +176,7 @@ def _begin_wait(resource: Resource) -> _Report | None:
         audience.announce(Waiting(wait, False))
         if span is not None and audience.steps:
             wait.timed = has_timeout(owner.task())
-            span._emit(audience, "wait", _wait_said(wait), t)
+            span._emit(audience, "wait", wait_said(wait), t)
         if resource.heard is not audience or t - resource.settled > _OFTEN:
             resource.heard, resource.settled = audience, t
             audience.settle()
@@ -259,8 +203,7 @@ def _taken(resource: Resource) -> None:
     No more is done than to note who, when and where. What that says is worked out when somebody waits.
     """
     try:
-        task = _task_here()
-        owner = (_owners.get(id(task)) or owner_of(task)) if task is not None else None
+        owner = current_owner()
         if owner is None or owner.for_others:
             resource.unknown += 1
             return
@@ -294,7 +237,7 @@ def _taken(resource: Resource) -> None:
 def _let_go(resource: Resource) -> None:
     """One hold was given back. Raises nothing."""
     try:
-        owner = _current_owner()
+        owner = current_owner()
         hold = None if owner is None else resource.holders.get(owner.number)
         if hold is not None:
             resource.paired = True
@@ -324,7 +267,7 @@ def _let_go(resource: Resource) -> None:
 def _freed(resource: Resource) -> None:
     """The current task did what one that waits for this needs somebody to do. Raises nothing."""
     try:
-        owner = _current_owner()
+        owner = current_owner()
         holders = resource.holders
         if resource.open or (owner is not None and owner.number in holders):
             return
@@ -347,55 +290,16 @@ def _failed(error: Exception) -> None:
 def _emit(
     span: Span, audience: Audience, kind: str, owner: Owner, resource: Resource, at: object = None, t: int = 0
 ) -> None:
-    more = {"resource": _resource_said(resource), **_owner_said(owner)}
+    more = {"resource": resource_said(resource), **owner_said(owner)}
     if at is not None:
         more["at"] = str(at)
     span._emit(audience, kind, more, t)
-
-
-def _resource_said(resource: Resource) -> dict[str, Any]:
-    said = {"kind": resource.kind, "id": f"{resource.id:016x}"}
-    if resource.name is not None:
-        said["name"] = resource.name
-    return said
-
-
-def _owner_said(owner: Owner) -> dict[str, Any]:
-    said = {"owner": f"{owner.number:016x}", "task": owner.name}
-    if owner.root:
-        said["root"] = process.span_id(owner.root)
-    return said
-
-
-def _wait_said(wait: Wait) -> dict[str, Any]:
-    said = {"resource": _resource_said(wait.resource), "at": str(wait.at), **_owner_said(wait.owner)}
-    holders = list(wait.resource.holders.values())
-    said["holders"] = [_hold_said(hold) for hold in holders[:_MAX_LISTED]]
-    if wait.resource.freers() is None or len(holders) > _MAX_LISTED:
-        said["open"] = True
-    if wait.timed:
-        said["timeout"] = True
-    return said
-
-
-def _hold_said(hold: Hold) -> dict[str, Any]:
-    said = {**_owner_said(hold.owner), "at": str(hold.at), "t": hold.t}
-    task = hold.owner.task()
-    if task is None or task.done():
-        said["over"] = True
-    if hold.permits > 1:
-        said["count"] = hold.permits
-    if hold.span:
-        said |= {"id": process.span_id(hold.span), "name": hold.span_name}
-    return said
 
 
 # -- the methods in front of asyncio's -------------------------------------------------------------------------------
 
 #: Tasks inside a primitive that is made of others, which then say nothing.
 _inside: Final[set[int]] = set()
-#: Code of the methods that acquire.
-_acquire_codes: Final[set[CodeType]] = set()
 
 
 def _strip(error: BaseException) -> None:
@@ -414,7 +318,7 @@ def _followed(primitive: Any, kind: str, always: bool) -> Resource | None:
         if not always and (not _patches.count or (known is not None and known.ours)):
             return None
         if _inside:
-            owner = _current_owner()
+            owner = current_owner()
             if owner is not None and owner.number in _inside:
                 return None
         found = None if known is None else known.resources.get(kind)
@@ -426,7 +330,7 @@ def _followed(primitive: Any, kind: str, always: bool) -> Resource | None:
 
 def _go_inside() -> int:
     """From now on the current task is inside a primitive; returns what to take out of `_inside` afterwards."""
-    owner = _current_owner()
+    owner = current_owner()
     if owner is None:
         return 0
     _inside.add(owner.number)
@@ -458,7 +362,7 @@ def _acquiring(original: Any, kind: str, busy: Callable[[Any], bool], always: bo
         _taken(resource)
         return got
 
-    _acquire_codes.add(acquire.__code__)  # type: ignore[attr-defined]
+    acquire_codes.add(acquire.__code__)  # type: ignore[attr-defined]
     return acquire
 
 
@@ -523,11 +427,11 @@ def _methods_of_locks(always: bool) -> list[tuple[type, str, Any]]:
         if lock._locked or lock._waiters or _inside:
             return False
         if _OLD:
-            (loop,) = _tasks
-            task = _tasks[loop] if loop._thread_id == _ident() else None
+            (loop,) = current_tasks
+            task = current_tasks[loop] if loop._thread_id == _ident() else None
         else:
             task = _task()
-        owner = _owners[id(task)]
+        owner = owners[id(task)]
         code = frame.f_code
         if code is not resource.code or owner.for_others:
             return False
@@ -561,7 +465,7 @@ def _methods_of_locks(always: bool) -> list[tuple[type, str, Any]]:
         resource = locks.get(id(self))
         taken = None if resource is None else resource.taken
         if taken is not None and self._locked and not (self._waiters or resource.told or current.get()):  # type: ignore[union-attr]
-            task = _task_here()
+            task = task_here()
             if task is not None and taken[0].task() is task:
                 resource.taken = None  # type: ignore[union-attr]
                 self._locked = False
@@ -603,7 +507,7 @@ def _methods_of_locks(always: bool) -> list[tuple[type, str, Any]]:
             _strip(error)
             raise
 
-    _acquire_codes.update((acquire.__code__, acquire_slowly.__code__))  # type: ignore[attr-defined]
+    acquire_codes.update((acquire.__code__, acquire_slowly.__code__))  # type: ignore[attr-defined]
     methods = {"acquire": acquire, "release": release, "__aenter__": __aenter__, "__aexit__": __aexit__}
     return [(Lock, name, method) for name, method in methods.items()]
 
@@ -622,7 +526,7 @@ def _waiting(
             resource = _followed(self, kind, always)
             if resource is None:
                 return await original(self, *args, **kwargs)
-            if joins and (owner := _current_owner()) is not None:
+            if joins and (owner := current_owner()) is not None:
                 # Who waits itself frees nobody.
                 resource.holders.pop(owner.number, None)
             if busy(self):
@@ -834,7 +738,6 @@ def install_sync() -> Callable[[], None]:
 def _after_fork() -> None:
     """The parent's tasks do not go on here, and its lock may be held."""
     _patches.lock = threading.Lock()
-    _owners.clear()
     _known.clear()
     for locks in _locks:
         locks.clear()

@@ -20,7 +20,7 @@ from .awaited import awaited_by, is_blocked, tasks_awaiting_tasks
 from .deadlocks import cores_of, dead_among
 from .findings import LOGGER
 from .held import HELD, Hold, Owner, Resource, Wait
-from .sync import owner_of
+from .owners import owner_of
 from .timers import cancelled_with, reached_by_timers
 from .wording import Core, Tied, finding_of
 
