@@ -43,7 +43,11 @@ class Event(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """Something wrong with the program. `evidence` lists the ids of the records that show it; `at` is Unix seconds."""
+    """Something wrong with the program. `at` is Unix time in seconds.
+
+    `evidence` lists what shows it: records, as `span:kind:t` (deadlocks) or `pid:seq` (lints that were found in a log),
+    or the frames of the thread (blocked loops), outermost first. It is empty where a lint was found live.
+    """
 
     kind: str
     name: str
