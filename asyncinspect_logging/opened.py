@@ -21,7 +21,18 @@ from .steps import stepping
 if TYPE_CHECKING:
     from .spans import Span
 
-__all__ = ["close_collected", "end_all", "open_of", "open_spans", "pending", "pending_numbers", "running_spans"]
+__all__ = [
+    "asyncio_task",
+    "close_collected",
+    "current_tasks",
+    "end_all",
+    "open_of",
+    "open_spans",
+    "other_task",
+    "pending",
+    "pending_numbers",
+    "running_spans",
+]
 
 #: Innermost open span by owner: of the driver's span, id of the task, or minus the thread id.
 open_of: Final[dict[int, Span]] = {}
@@ -68,6 +79,26 @@ def _tasks_running() -> list[Any]:
 
 # Loops met, where asyncio itself does not tell which ones there are (3.14).
 _loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+
+
+#: The task that each loop is at, where asyncio keeps it so (before 3.12, as far as this is used).
+current_tasks: Final[dict[Any, Any]] = getattr(asyncio.tasks, "_current_tasks", {})
+
+
+def asyncio_task(ident: int) -> Any:
+    """The asyncio task of this thread, `ident`, or None, before Python 3.12: there `current_task()` is written in
+    Python, and asks for the running loop, each time a system call. Where there is but one loop, or none, this does not.
+    """
+    if not current_tasks:
+        return None
+    if len(current_tasks) == 1:
+        try:
+            (loop,) = current_tasks
+            if loop.__class__ is asyncio.SelectorEventLoop and loop._thread_id == ident:  # type: ignore[attr-defined]
+                return current_tasks[loop]
+        except (KeyError, RuntimeError, ValueError):
+            pass  # another thread was at it meanwhile
+    return current_tasks.get(asyncio._get_running_loop())
 
 
 def other_task() -> Any:

@@ -20,7 +20,7 @@ from .diagnostics import warn_once
 from .fields import error_of, text_of
 from .frames import AVAILABLE, FrameTally, held, hold, holders, let_go, passed_through
 from .notices import Misuse
-from .opened import open_of, other_task
+from .opened import asyncio_task, open_of, other_task
 from .records import SpanRecord
 from .routing import DEFAULT_POLICY, Audience, Route, delivering, route_of
 from .steps import Tally, end_part, stepping, unpack
@@ -45,29 +45,8 @@ _modules = sys.modules
 _frame = sys._getframe
 _running_loop = asyncio._get_running_loop
 
+_current_task = asyncio.current_task
 _OLD: Final = sys.version_info < (3, 12)
-
-if sys.version_info >= (3, 12):
-    _current_task = asyncio.current_task
-else:
-    # current_task() is written in Python before 3.12, and asks for the running loop, each time a system call, again.
-    _tasks: Final[dict[Any, Any]] = asyncio.tasks._current_tasks  # type: ignore[attr-defined]
-    _current_task = _tasks.get
-
-    def _task_in(ident: int) -> Any:
-        """The task of this thread, `ident`, without the system call where there is but one loop."""
-        if len(_tasks) == 1:
-            try:
-                (loop,) = _tasks
-                if loop.__class__ is asyncio.SelectorEventLoop and loop._thread_id == ident:  # type: ignore[attr-defined]
-                    return _tasks[loop]
-            except (KeyError, RuntimeError, ValueError):
-                pass  # another thread was at it meanwhile
-        elif not _tasks:
-            return other_task() if "trio" in _modules else None
-        loop = _running_loop()
-        return _tasks.get(loop) if loop is not None else other_task() if "trio" in _modules else None
-
 
 _NO_LINKS: Final = ()
 _NO_ROOM: Final = (RecursionError, MemoryError)
@@ -184,7 +163,9 @@ class Span:
             else:
                 self.tally = self.steps = None
                 if _OLD:
-                    task = _task_in(ident)  # type: ignore[name-defined,unused-ignore]
+                    task = asyncio_task(ident)
+                    if task is None and "trio" in _modules and _running_loop() is None:
+                        task = other_task()
                 else:
                     loop = _running_loop()
                     task = _current_task(loop) if loop is not None else other_task() if "trio" in _modules else None

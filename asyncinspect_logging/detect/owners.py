@@ -10,15 +10,14 @@ from types import CodeType
 from typing import Any, Final
 
 from .. import process
+from ..opened import asyncio_task
 from ..spans import Span
 from .held import Owner, new_id
 
-__all__ = ["acquire_codes", "current_owner", "current_tasks", "owner_of", "owners", "task_here"]
+__all__ = ["acquire_codes", "current_owner", "owner_of", "owners", "task_here"]
 
 #: By id of the task.
 owners: Final[dict[int, Owner]] = {}
-#: The task that each loop is at, where asyncio keeps it so (before 3.12, as far as this is used).
-current_tasks: Final[dict[Any, Any]] = getattr(asyncio.tasks, "_current_tasks", {})
 #: Code of the methods that acquire.
 acquire_codes: Final[set[CodeType]] = set()
 
@@ -34,17 +33,8 @@ if sys.version_info >= (3, 12):
 else:
 
     def task_here() -> Any:
-        """The current task, or None. Without the system call that asking for the running loop is there, where there is
-        but one loop.
-        """
-        if len(current_tasks) == 1:
-            try:
-                (loop,) = current_tasks
-                if loop.__class__ is asyncio.SelectorEventLoop and loop._thread_id == get_ident():  # type: ignore[attr-defined]
-                    return current_tasks[loop]
-            except (KeyError, RuntimeError, ValueError):
-                pass  # another thread was at it meanwhile
-        return current_tasks.get(asyncio._get_running_loop())
+        """The current task, or None."""
+        return asyncio_task(get_ident())
 
 
 def current_owner() -> Owner | None:

@@ -22,10 +22,11 @@ from typing import Any, Final, NamedTuple, TypeVar
 from .. import clock, process
 from ..diagnostics import warn_once
 from ..notices import Waiting
+from ..opened import current_tasks
 from ..routing import Audience, route_of
 from ..spans import LOGGER, Span, current, current_span
 from .held import HELD, Hold, LockResource, Owner, Place, Resource, Wait
-from .owners import acquire_codes, current_owner, current_tasks, owners, task_here
+from .owners import acquire_codes, current_owner, owners, task_here
 from .saying import owner_said, resource_said, wait_said
 from .timers import has_timeout
 
