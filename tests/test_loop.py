@@ -400,6 +400,48 @@ def test_garbage_collection_is_told(go, listen, clock, told, by_hand, monkeypatc
     assert ["garbage collection" in message for message in told()] == [False, False, True, True]
 
 
+def test_long_poll_says_when_it_was_garbage_collection(go, listen, clock, by_hand, monkeypatch):
+    """By the step that had most of it, and not by what several had together."""
+    inspector = listen(clock=clock)
+    took = [0.15, 0.01, 0.0]
+
+    def takes_long(phase, info):
+        if phase == "start":
+            clock.advance(took[0])
+
+    async def collects():
+        for _ in range(2):
+            gc.collect(0)
+            took.pop(0)
+            clock.advance(0.01)
+            await asyncio.sleep(0)
+
+    async def computes():
+        clock.advance(0.2)
+
+    async def main():
+        with install():
+            await asyncio.create_task(collects())
+            await asyncio.create_task(computes())
+
+    monkeypatch.setattr(heartbeat, "system_clock", clock)
+    gc.disable()
+    heartbeat.collections.begin_timing()
+    gc.callbacks.append(takes_long)
+    try:
+        go(main)
+    finally:
+        gc.callbacks.remove(takes_long)
+        heartbeat.collections.end_timing()
+        gc.enable()
+    messages = [each.message for each in inspector.snapshot().findings if each.kind == "long_poll"]
+    held = [message.partition("held the event loop for ")[2].partition(")")[2] for message in messages]
+    assert held == [
+        ", garbage collection 0.15 s of it: gc.freeze() what is there for good",
+        "; hand blocking calls to asyncio.to_thread(), and long computations to a process",
+    ]
+
+
 def test_process_that_stood_still(go, listen, clock, by_hand):
     """Then no loop could have come back. What it takes from then on counts."""
     inspector = listen(clock=clock)

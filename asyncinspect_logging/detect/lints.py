@@ -26,6 +26,7 @@ from ..snapshot import Finding
 from ..spans import Span
 from ..told import ToldSpan
 from ..wakes import driven_by_hand
+from .loop import collections
 
 if TYPE_CHECKING:
     from ..books import Books, Suspect
@@ -84,10 +85,15 @@ def symptoms(span: Span | ToldSpan, config: Config) -> Iterator[tuple[str, str]]
         return
     longest = tally.max_poll / 1e9
     if longest >= config.slow_poll:
+        # A log does not say what was collected when.
+        collecting = min(collections.longest_in_step(span.number) / 1e9, longest) if isinstance(span, Span) else 0
+        if collecting * 2 > longest:
+            cause = f", garbage collection {collecting:.3g} s of it: gc.freeze() what is there for good"
+        else:
+            cause = "; hand blocking calls to asyncio.to_thread(), and long computations to a process"
         yield (
             LONG_POLL,
-            f"{name}: one step held the event loop for {longest:.3g} s (slow_poll is {config.slow_poll:g} s); hand "
-            "blocking calls to asyncio.to_thread(), and long computations to a process",
+            f"{name}: one step held the event loop for {longest:.3g} s (slow_poll is {config.slow_poll:g} s){cause}",
         )
     limit = config.never_yielded
     if limit is not None and outcome is not None and tally.polls == 1 and longest >= limit:

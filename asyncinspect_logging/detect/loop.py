@@ -20,9 +20,11 @@ from typing import Any, Final
 from .. import clock as system_clock
 from .. import process
 from ..diagnostics import warn_once
+from ..driven import opened_in
 from ..notices import Beat
 from ..routing import Audience, Clock, route_of
 from ..spans import LOGGER
+from ..steps import stepping
 
 __all__ = ["HANDLE_RUN", "Heart", "collections", "hearts", "known", "meet", "rest", "start", "stop"]
 
@@ -204,16 +206,27 @@ def rest() -> None:
     known = None
 
 
+#: Collections shorter than this are not laid to anybody, in ns.
+_LONG_COLLECTION: Final = 1_000_000
+_MAX_CHARGED: Final = 1000
+
+
 class _Collections:
-    """How long garbage collections took. They run one at a time."""
+    """How long garbage collections took, and whose steps they held up. They run one at a time."""
 
     def __init__(self) -> None:
         self._total = self._began = 0
+        # By number of a span: the step of it that was held up last, how long in that, and how long at most, in ns.
+        self._charged: dict[int, tuple[int, int, int]] = {}
 
     def total(self) -> int:
         """Of all that were timed, in ns, the part of one that is going on included."""
         began = self._began
         return self._total + (system_clock.monotonic_ns() - began if began else 0)
+
+    def longest_in_step(self, span: int) -> int:
+        """How long they took, in ns, in that step of the span with this number in which they took longest."""
+        return self._charged.get(span, (0, 0, 0))[2]
 
     def begin_timing(self) -> None:
         if self._time not in gc.callbacks:
@@ -228,8 +241,24 @@ class _Collections:
         if phase == "start":
             self._began = system_clock.monotonic_ns()
         elif self._began:
-            self._total += system_clock.monotonic_ns() - self._began
+            took = system_clock.monotonic_ns() - self._began
             self._began = 0
+            self._total += took
+            if took >= _LONG_COLLECTION:
+                self._charge(took)
+
+    def _charge(self, took: int) -> None:
+        """Lay a collection to the spans in whose step it ran."""
+        step = stepping.get(get_ident())
+        if step is None or not step.started:
+            return
+        for span in opened_in(step._key):
+            number = span.number
+            began, so_far, longest = self._charged.pop(number, (0, 0, 0))
+            so_far = took + (so_far if began == step.started else 0)
+            if len(self._charged) >= _MAX_CHARGED:
+                del self._charged[next(iter(self._charged))]
+            self._charged[number] = (step.started, so_far, max(so_far, longest))
 
 
 collections: Final = _Collections()
