@@ -42,6 +42,8 @@ FRONT = {
     "in_front",
     "detect/loop",
     "detect/sync",
+    "detect/methods",
+    "detect/primitives",
     "detect/held",
     "detect/owners",
     "detect/saying",

@@ -19,7 +19,7 @@ import anyio
 import pytest
 
 from asyncinspect_logging import Config, Inspector, install, run, span
-from asyncinspect_logging.detect import owners, sync
+from asyncinspect_logging.detect import methods, owners, primitives, sync
 
 CLASSES = ["Lock", "Semaphore", "BoundedSemaphore", "Condition", "Event", "Barrier", "Queue"]
 PATCHED = [getattr(asyncio, name) for name in CLASSES]
@@ -160,6 +160,11 @@ def test_run_and_install_take_sync(inspector: Inspector) -> None:
     asyncio.run(again())
 
 
+def frames_of_ours(error: BaseException) -> list[traceback.FrameSummary]:
+    frames = traceback.extract_tb(error.__traceback__)
+    return [frame for frame in frames if frame.filename in (methods.__file__, primitives.__file__, sync.__file__)]
+
+
 def test_no_frame_of_ours_in_a_traceback(installed: None) -> None:
     """Where an exception passes, it does not show."""
 
@@ -168,14 +173,14 @@ def test_no_frame_of_ours_in_a_traceback(installed: None) -> None:
         for wrong in (asyncio.Lock().release, queue.get_nowait, queue.task_done):
             with pytest.raises((RuntimeError, asyncio.QueueEmpty, ValueError)) as error:
                 wrong()
-            assert not [f for f in traceback.extract_tb(error.value.__traceback__) if f.filename == sync.__file__]
+            assert not frames_of_ours(error.value)
         lock = asyncio.Lock()
         await lock.acquire()
         with pytest.raises(TimeoutError) as late:
             async with asyncio.timeout(0):
                 await lock.acquire()
-        cause: Any = late.value.__cause__
-        assert not [f for f in traceback.extract_tb(cause.__traceback__) if f.filename == sync.__file__]
+        assert late.value.__cause__ is not None
+        assert not frames_of_ours(late.value.__cause__)
 
     asyncio.run(main())
 
@@ -198,11 +203,11 @@ def test_no_primitive_and_no_task_is_kept(inspector: Inspector, installed: None)
         inspector.look()
         return [weakref.ref(lock), weakref.ref(event), *map(weakref.ref, tasks)]
 
-    known = len(sync._known)
+    known = len(primitives.known_primitives)
     references = asyncio.run(main())
     gc.collect()
     assert [reference() for reference in references] == [None] * 5
-    assert len(sync._known) <= known
+    assert len(primitives.known_primitives) <= known
     assert not inspector._books.waits.by_owner
     assert not inspector._books.waits.waiting_for
 
@@ -215,7 +220,7 @@ def test_a_failure_of_ours_does_not_reach_the_application(
     def broken(*args: Any) -> Any:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(sync, "_place", broken)
+    monkeypatch.setattr(primitives, "_place", broken)
     monkeypatch.setattr(owners, "owner_of", broken)
 
     async def main() -> int:
@@ -381,14 +386,14 @@ def test_a_free_lock_makes_no_objects_and_finds_no_line(
         for lock in (patched, drop_in):
             for _ in range(2):
                 if _:
-                    monkeypatch.setattr(sync, "_place", None)
-                    monkeypatch.setattr(sync, "_taken", None)
-                    monkeypatch.setattr(sync, "_let_go", None)
-                    monkeypatch.setattr(sync, "_followed", None)
+                    monkeypatch.setattr(primitives, "_place", None)
+                    monkeypatch.setattr(methods, "note_taken", None)
+                    monkeypatch.setattr(methods, "note_given_back", None)
+                    monkeypatch.setattr(methods, "_followed", None)
                 with span("holder"):
                     async with lock:
                         line = inspect.currentframe().f_lineno - 1  # type: ignore[union-attr]
-                        (hold,) = sync._known[id(lock)].resources["lock"].holders.values()
+                        (hold,) = primitives.known_primitives[id(lock)].resources["lock"].holders.values()
                         assert str(hold.at) == f"{__file__}:{line}"
                         assert sync.holders_of(lock) == ["holder"]
                 assert sync.holders_of(lock) == []
@@ -467,7 +472,7 @@ def test_a_lock_given_back_by_another_task_or_by_none(installed: None) -> None:
             free(lock)
             await settle()
             assert not lock.locked()
-            resource = sync._known[id(lock)].resources["lock"]
+            resource = primitives.known_primitives[id(lock)].resources["lock"]
             assert resource.open
             assert resource.freers() is None
 
