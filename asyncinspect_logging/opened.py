@@ -26,6 +26,7 @@ __all__ = [
     "close_collected",
     "current_tasks",
     "end_all",
+    "heard_loops",
     "open_of",
     "open_spans",
     "other_task",
@@ -74,13 +75,11 @@ def _tasks_running() -> list[Any]:
     running = getattr(asyncio.tasks, "_current_tasks", None)
     if sys.version_info < (3, 14) and running is not None:
         return list(dict(running).values())
-    return [task for task in (asyncio.current_task(loop) for loop in list(_loops)) if task is not None]
+    return [task for task in (asyncio.current_task(loop) for loop in list(heard_loops)) if task is not None]
 
 
-# Loops met, where asyncio itself does not tell which ones there are (3.14).
-_loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
-
-
+#: Loops in which tasks are driven, as `wakes` knows them: from 3.14 on asyncio does not tell which loops there are.
+heard_loops: Final[weakref.WeakSet[asyncio.AbstractEventLoop]] = weakref.WeakSet()
 #: The task that each loop is at, where asyncio keeps it so (before 3.12, as far as this is used).
 current_tasks: Final[dict[Any, Any]] = getattr(asyncio.tasks, "_current_tasks", {})
 

@@ -16,11 +16,10 @@ from typing import Any, Final
 from .driven import DrivenSpan
 from .eager import let_be, set_apart
 from .in_front import mark, our_function, own_method, take_off
+from .opened import heard_loops
 from .tracing import trace_wake
 
 __all__ = ["driven_by_hand", "hear", "unhear"]
-
-_heard: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 
 #: The driven coroutine in a task that is not itself made of a driver, by id of the task.
 driven_by_hand: Final[dict[int, DrivenSpan]] = {}
@@ -29,7 +28,7 @@ driven_by_hand: Final[dict[int, DrivenSpan]] = {}
 def hear(loop: asyncio.AbstractEventLoop) -> None:
     """Have the loop's `call_soon` note wakes. Does nothing where that is not possible."""
     set_apart(loop)
-    if loop in _heard:
+    if loop in heard_loops:
         return
     try:
         ours = our_function(loop, "call_soon")
@@ -37,17 +36,17 @@ def hear(loop: asyncio.AbstractEventLoop) -> None:
             take_off(loop, "call_soon", ours)  # It was about to leave.
         else:
             loop.call_soon = _hearing(loop)  # type: ignore[method-assign]
-        _heard.add(loop)
+        heard_loops.add(loop)
     except (AttributeError, TypeError):
         pass
 
 
 def unhear(loop: asyncio.AbstractEventLoop) -> None:
     """Take that back as soon as no task under way needs it, unless somebody else has put something over it since."""
-    ours = our_function(loop, "call_soon") if loop in _heard else None
+    ours = our_function(loop, "call_soon") if loop in heard_loops else None
     if ours is None:
         return
-    _heard.discard(loop)
+    heard_loops.discard(loop)
     driven = [weakref.ref(task) for task in asyncio.all_tasks(loop) if _is_driven(task)]
     if driven:
         set_apart(loop)

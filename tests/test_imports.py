@@ -91,7 +91,7 @@ def test_inspector_knows_nothing_of_front_ends_and_exporters(module: str) -> Non
     assert not imported_by(PACKAGE / f"{module}.py") & {"handler", "processor", "stamping", "exporters", "testing"}
 
 
-@pytest.mark.parametrize("module", ["chains", "waits", "stuck"])
+@pytest.mark.parametrize("module", ["chains", "waits", "stuck", "tasks"])
 def test_what_looks_at_tasks_knows_nothing_of_the_inspector(module: str) -> None:
     """The records of single steps use it, too."""
     assert not imported_by(PACKAGE / "detect" / f"{module}.py") & (BEHIND | {"snapshot", "exporters"})

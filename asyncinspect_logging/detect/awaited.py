@@ -6,6 +6,8 @@ import asyncio
 import asyncio.tasks
 from typing import Any, Final
 
+from .tasks import all_tasks
+
 __all__ = ["awaited_by", "is_blocked", "tasks_awaiting_tasks"]
 
 _Needs = list[list[Any]]
@@ -90,25 +92,12 @@ def tasks_awaiting_tasks() -> list[Any]:
     at a glance that they wait for one, plainly, by `gather` or by `shield`; and those that wait by `asyncio.wait` or in
     a `TaskGroup`, where that may be a circle by itself.
     """
-    for name in ("_scheduled_tasks", "_all_tasks"):
-        tasks: Any = getattr(asyncio.tasks, name, None)
-        if tasks is not None:
-            for _ in range(10):
-                try:
-                    return _awaiting(tasks)
-                except RuntimeError:  # a task was made or has ended meanwhile
-                    continue
-            break
-    return []
-
-
-def _awaiting(tasks: Any) -> list[Any]:
     found: list[Any] = []
     # By id of a task: those that wait for it by `asyncio.wait` or in a TaskGroup.
     waiters: dict[int, list[Any]] = {}
     # Many may wait for one future, and its callbacks are a new list each time.
     plain: set[int] = set()
-    for task in tasks:
+    for task in all_tasks():
         future = getattr(task, "_fut_waiter", None)
         if future is None:
             continue

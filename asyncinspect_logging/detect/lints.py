@@ -11,7 +11,7 @@ import asyncio
 import gc
 import sys
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, Final
@@ -27,6 +27,7 @@ from ..spans import Span
 from ..told import ToldSpan
 from ..wakes import driven_by_hand
 from .loop import collections
+from .tasks import all_tasks, task_references
 
 if TYPE_CHECKING:
     from ..books import Books, Suspect
@@ -149,7 +150,7 @@ class Lints:
         self._told: dict[int, set[str]] = {}
         self._purge_at = 100
         # The tasks still to be glanced at before all have had their turn.
-        self._round: Iterator[weakref.ref[Any]] = iter(())
+        self._round: Iterator[Callable[[], Any]] = iter(())
         self._looks = 0
         # What looked wrong, by span and lint; and what is standing of what was told.
         self._suspected: dict[tuple[int, str], _Suspicion] = {}
@@ -225,7 +226,7 @@ class Lints:
         now = self._clock.monotonic_ns()
         references = list(islice(self._round, _GLANCES))
         if len(references) < _GLANCES:
-            self._round = iter(_all_tasks())
+            self._round = iter(task_references())
             if not references:
                 references = list(islice(self._round, _GLANCES))
         for reference in references:
@@ -233,7 +234,7 @@ class Lints:
         if len(self._suspected) >= self._purge_at:
             self._purge(books)
 
-    def _glance(self, books: Books, reference: weakref.ref[Any], now: int) -> None:
+    def _glance(self, books: Books, reference: Callable[[], Any], now: int) -> None:
         # What refers to the task, and to what it waits for, is counted here, where it is known which of that is ours.
         task = reference()
         span = None if task is None else _span_of(task)
@@ -319,29 +320,13 @@ _MESSAGES: Final = {LEAKED: _leaked_message, LOST_WAKER: _lost_waker_message}
 def without_span(at_most: int) -> list[tuple[str, str]]:
     """Tasks under way that nobody sees: qualified name of the coroutine, and `file:line function` where it waits."""
     found: list[tuple[str, str]] = []
-    for reference in _all_tasks():
-        task = reference()
-        if task is not None and not task.done() and _span_of(task) is None and len(found) < at_most:
+    for task in all_tasks():
+        if not task.done() and _span_of(task) is None and len(found) < at_most:
             found.append((qualname_of(task), _where(task.get_coro()) or "?"))
     return found
 
 
 # -- tasks and what they wait for --------------------------------------------------------------------------------------
-
-
-def _all_tasks() -> list[weakref.ref[Any]]:
-    """Weak references to all of asyncio's tasks, of whatever loop."""
-    module: Any = asyncio.tasks
-    if sys.version_info >= (3, 14):
-        loops = list(opened._loops)
-        return [weakref.ref(task) for loop in loops for task in asyncio.all_tasks(loop)]
-    tasks = module._scheduled_tasks if sys.version_info >= (3, 12) else module._all_tasks
-    while True:
-        try:
-            # Those that the set itself is made of: making new ones would take memory for each task.
-            return list(tasks.data)
-        except RuntimeError:  # a task was made meanwhile
-            continue
 
 
 def _span_of(task: Any) -> Span | None:

@@ -7,23 +7,19 @@ unsaid. Nothing here raises.
 
 from __future__ import annotations
 
-import asyncio
-import sys
-from collections.abc import Iterable
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
-from .. import wakes
 from ..opened import open_of
 from ..process import span_id
 from ..spans import Span
 from .chains import Chain, is_driver, running_frames, texts_of, thread_frames, walk
+from .tasks import all_tasks
 from .waits import coroutine_of, future_of, is_task, seconds_left, span_of_task, wait_of
 
 __all__ = ["NOWHERE", "Lookout", "Where", "on_and_at"]
 
 _ATTEMPTS: Final = 3
-_COPY_ATTEMPTS: Final = 1000
 
 
 class Where(NamedTuple):
@@ -73,14 +69,14 @@ class Lookout:
         """The task in which a driver is, whose span has this key."""
         if self._tasks is None:
             self._tasks = {}
-            for task in _all_tasks():
+            for task in all_tasks():
                 span = span_of_task(task)
                 if span is not None:
                     self._tasks[span._key] = task
         if key not in self._tasks and not self._deep:
             # Inside something that somebody else has put around it.
             self._deep = True
-            for task in _all_tasks():
+            for task in all_tasks():
                 for _, span in walk(coroutine_of(task)).drivers:
                     self._tasks.setdefault(span._key, task)
         return self._tasks.get(key)
@@ -134,32 +130,6 @@ def _span_id_of(task: Any) -> str | None:
         while span is not None and span._below is not None:
             span = span._below
     return span_id(span.number) if span is not None and span.number > 0 and span.outcome is None else None
-
-
-def _all_tasks() -> list[Any]:
-    """The tasks of all loops, in all threads. (`asyncio.all_tasks` knows those of one.)"""
-    found: dict[int, Any] = {}
-    # By Python version: 3.11 has the first, and from 3.14 on the third does not hold asyncio's own tasks.
-    for name in ("_all_tasks", "_eager_tasks", "_scheduled_tasks"):
-        kept = getattr(asyncio.tasks, name, ())
-        found.update((id(task), task) for task in _copied(kept))
-    if sys.version_info >= (3, 14):
-        loops = {id(loop): loop for loop in _copied(wakes._heard)}
-        for task in (top._owner() for top in list(open_of.values()) if top._owner is not None):
-            if task is not None and is_task(task):
-                loops[id(task.get_loop())] = task.get_loop()
-        for loop in loops.values():
-            found.update((id(task), task) for task in asyncio.all_tasks(loop))
-    return list(found.values())
-
-
-def _copied(kept: Iterable[Any]) -> list[Any]:
-    for _ in range(_COPY_ATTEMPTS):
-        try:
-            return list(kept)
-        except RuntimeError:  # another thread makes or ends a task
-            continue
-    return []
 
 
 def on_and_at(inner: Any, awaited: Any) -> tuple[str, str | None]:
