@@ -173,6 +173,23 @@ async def lock_held_by_a_finished_task() -> None:
 
 
 @faulty("deadlock")
+async def thread_lock_held_across_an_await() -> None:
+    lock = threading.Lock()
+
+    async def take() -> None:
+        with contextlib.suppress(RuntimeError), lock:
+            await asyncio.sleep(0)
+
+    async def want() -> None:
+        with lock:
+            pass
+
+    # Nothing else would let the program end.
+    threading.Timer(2 * LONG, lock.release).start()
+    await asyncio.gather(take(), want())
+
+
+@faulty("deadlock")
 async def semaphore_whose_holders_want_more() -> None:
     permits = asyncio.Semaphore(2)
     await asyncio.gather(both(permits, permits), both(permits, permits))
@@ -513,6 +530,17 @@ async def coroutine_without_an_await() -> None:
 @correct
 async def blocking_sleep_in_a_thread() -> None:
     await asyncio.to_thread(time.sleep, TOO_LONG)
+
+
+@correct
+async def thread_lock_of_a_slow_thread() -> None:
+    lock = threading.Lock()
+
+    def work() -> None:
+        with lock:
+            time.sleep(TOO_LONG)
+
+    await asyncio.gather(*(asyncio.to_thread(work) for _ in range(3)))
 
 
 @correct

@@ -32,6 +32,7 @@ __all__ = [
     "Link",
     "is_driver",
     "is_future",
+    "is_of_application",
     "is_ours",
     "local",
     "running_frames",
@@ -228,10 +229,11 @@ def thread_frames(ident: int) -> list[FrameType]:
         found.append(at)
         at = at.f_back
     found.reverse()
-    return [frame for frame in found if _is_of_application(frame)] or found
+    return [frame for frame in found if is_of_application(frame)] or found
 
 
-def _is_of_application(frame: FrameType) -> bool:
+def is_of_application(frame: FrameType) -> bool:
+    """Whether a frame is of no module of the standard library."""
     module = frame.f_globals.get("__name__")
     top = module.partition(".")[0] if type(module) is str else ""
     return top == "__main__" or top not in sys.stdlib_module_names

@@ -13,10 +13,13 @@ from typing import Any, Final, NamedTuple
 
 from .. import process
 
-__all__ = ["HELD", "Hold", "LockResource", "Owner", "Place", "Resource", "Wait", "evidence_id", "new_id"]
+__all__ = ["HELD", "THREAD_LOCK", "Hold", "LockResource", "Owner", "Place", "Resource", "Wait", "evidence_id", "new_id"]
+
+#: Of `threading`: who waits for it stops a thread.
+THREAD_LOCK: Final = "thread lock"
 
 #: Kinds that are held, and given back by who holds them. The others are waited for until some task does something.
-HELD: Final = frozenset({"lock", "semaphore"})
+HELD: Final = frozenset({"lock", "semaphore", THREAD_LOCK})
 
 _ids = itertools.count(secrets.randbits(62) + 1)
 
@@ -39,12 +42,14 @@ class Place(NamedTuple):
 
 class Owner:
     """One task. `name`: qualified name of its coroutine. `task`: calls to the task while there is one; None for a task
-    that is known from records. `root`: number of the span that lasts as long as the task, or 0.
+    that is known from records. `root`: number of the span that lasts as long as the task, or 0. `is_task`: False where
+    it stands for a thread that is at no task.
     """
 
-    __slots__ = ("for_others", "name", "number", "over", "root", "task")
+    __slots__ = ("for_others", "is_task", "name", "number", "over", "root", "task")
 
-    def __init__(self, number: int, name: str, task: Any = None, root: int = 0) -> None:
+    def __init__(self, number: int, name: str, task: Any = None, root: int = 0, *, is_task: bool = True) -> None:
+        self.is_task = is_task
         self.number = number
         self.name = name
         self.task = task

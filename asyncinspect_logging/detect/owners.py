@@ -10,11 +10,11 @@ from types import CodeType
 from typing import Any, Final
 
 from .. import process
-from ..opened import asyncio_task
+from ..opened import asyncio_task, open_of
 from ..spans import Span
 from .held import Owner, new_id
 
-__all__ = ["acquire_codes", "current_owner", "owner_of", "owners", "task_here"]
+__all__ = ["acquire_codes", "current_owner", "innermost_span", "owner_of", "owners", "task_here"]
 
 #: By id of the task.
 owners: Final[dict[int, Owner]] = {}
@@ -59,6 +59,12 @@ def owner_of(task: Any) -> Owner:
         # Made by `wait_for` (3.11) or by hand: all that the task does is to acquire, for somebody else.
         owner.for_others = getattr(coro, "cr_code", None) in acquire_codes
     return owner
+
+
+def innermost_span(task: Any) -> tuple[int, str]:
+    """Number and name of the innermost span that is open in a task; 0 and "" where there is none."""
+    inside = open_of.get(id(task)) or open_of.get(id(getattr(task.get_coro(), "span", 0)))
+    return (0, "") if inside is None else (inside.number, inside.name)
 
 
 @process.after_fork

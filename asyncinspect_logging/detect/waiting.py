@@ -13,14 +13,15 @@ from typing import Any, Final
 
 from ..diagnostics import warn_once
 from ..notices import Waiting
-from ..opened import open_of
 from ..snapshot import Finding
 from ..telling import Telling
 from .awaited import awaited_by, is_blocked, tasks_awaiting_tasks
 from .deadlocks import cores_of, dead_among
 from .findings import LOGGER
 from .held import HELD, Hold, Owner, Resource, Wait
-from .owners import owner_of
+from .owners import innermost_span, owner_of
+from .tasks import all_tasks
+from .threads import Stopped, Threads, suspended_at, work_awaited
 from .timers import cancelled_with, reached_by_timers
 from .wording import Core, Tied, finding_of
 
@@ -59,6 +60,10 @@ class Waits:
         self._owners: dict[int, Owner] = {}
         self._timed: set[int] = set()
         self._plain: set[int] = set()
+        # Threads that wait for what a task holds: by number of the owner, and who stops which event loop, by its id.
+        self._threads = Threads()
+        self._stopped: dict[int, Stopped] = {}
+        self._stops: dict[int, Owner] = {}
 
     # -- what is told ------------------------------------------------------------------------------------------------
 
@@ -171,6 +176,7 @@ class Waits:
             return [], []
         self._drop_the_gone()
         try:
+            self._look_at_threads()
             cores = self._cores() if self.live else {}
         finally:
             self._owners.clear()
@@ -180,6 +186,11 @@ class Waits:
         took = time.perf_counter_ns() - started
         self._resting_until = 0 if took < _SHORT else started + _REST * took
         return fresh, gone
+
+    def _look_at_threads(self) -> None:
+        stopped = self._threads.look(all_tasks) if self.live else []
+        self._stopped = {each.owner.number: each for each in stopped}
+        self._stops = {id(each.loop): each.owner for each in stopped if each.loop is not None}
 
     def _drop_the_gone(self) -> None:
         """Waits whose end nobody told: the task was collected, its loop is closed, or its span is over."""
@@ -195,6 +206,7 @@ class Waits:
     def _dead(self) -> _Dead:
         """What can never go on, with what it waits for."""
         starts: list[_Node] = [("resource", id) for id in self.waiting_for]
+        starts += [("task", number) for number in self._stopped]
         if self.live:
             starts += [self._node_of(task) for task in tasks_awaiting_tasks()]
         dead = dead_among(starts, self._needs_of)
@@ -211,9 +223,22 @@ class Waits:
         return {core.key: core for core in found if core is not None}
 
     def _node_of(self, task: Any) -> _Node:
-        owner = owner_of(task)
+        return self._node(owner_of(task))
+
+    def _node(self, owner: Owner) -> _Node:
         self._owners[owner.number] = owner
         return "task", owner.number
+
+    def _stopped_by(self, task: Any) -> Owner | None:
+        """Who stops the event loop of a task that is not at work itself, or the thread that it has work for."""
+        if task is None or not self._stopped:
+            return None
+        if self._stops:
+            found = self._stops.get(id(task.get_loop()))
+            if found is not None:
+                return found
+        work = id(work_awaited(task))
+        return next((each.owner for each in self._stopped.values() if work in each.futures), None)
 
     def _needs_of(self, node: _Node) -> Sequence[Sequence[_Node]] | None:
         kind, number = node
@@ -221,9 +246,14 @@ class Waits:
             return self._needs_of_resource(next(iter(self.waiting_for[number].values())).resource)
         if number in self._timed:
             return None
+        if number in self._stopped:
+            return self._needs_of_resource(self._stopped[number].wait.resource)
         wait = self.by_owner.get(number)
         owner = self._owner_of(number)
         task = None if owner.task is None else owner.task()
+        stopped_by = self._stopped_by(task)
+        if stopped_by is not None:
+            return [[self._node(stopped_by)]]
         if wait is not None:
             if wait.timed or (task is not None and not is_blocked(task)):
                 return None
@@ -238,8 +268,7 @@ class Waits:
         nodes: list[_Node] = []
         for hold in freers:
             if not self._is_over(hold.owner):
-                self._owners[hold.owner.number] = hold.owner
-                nodes.append(("task", hold.owner.number))
+                nodes.append(self._node(hold.owner))
             elif resource.kind not in HELD:
                 return None  # whoever takes its place may do it
         return [nodes]
@@ -260,8 +289,8 @@ class Waits:
             for each in numbers:
                 owner = self._owner_of(each)
                 task = None if owner.task is None else owner.task()
-                if task is None:
-                    continue
+                if task is None or id(task.get_loop()) in self._stops:
+                    continue  # no timer of that loop will go off
                 if task.get_loop().is_closed():
                     found.add(each)
                     continue
@@ -293,6 +322,8 @@ class Waits:
         return tasks
 
     def _owner_of(self, number: int) -> Owner:
+        if number in self._stopped:
+            return self._stopped[number].owner
         wait = self.by_owner.get(number)
         return self._owners[number] if wait is None else wait.owner
 
@@ -301,8 +332,15 @@ class Waits:
         tied: list[Tied] = []
         for kind, number in part:
             if kind == "task":
-                wait = self.by_owner.get(number)
                 owner = self._owner_of(number)
+                stopped_by = self._stopped_by(None if owner.task is None else owner.task())
+                if number in self._stopped:
+                    tied.append(self._tied(owner, self._stopped[number].wait, []))
+                    continue
+                if stopped_by is not None:
+                    tied.append(self._tied(owner, None, [stopped_by], suspended_at(owner.task and owner.task())))
+                    continue
+                wait = self.by_owner.get(number)
                 awaited = [] if wait else [self._owners[each] for those in dead[kind, number] for _, each in those]
                 tied.append(self._tied(owner, wait, awaited))
         if not tied:
@@ -320,12 +358,11 @@ class Waits:
             return None
         return Core(tuple(tied), max(0, stuck - len(tied)))
 
-    def _tied(self, owner: Owner, wait: Wait | None, awaited: list[Owner]) -> Tied:
+    def _tied(self, owner: Owner, wait: Wait | None, awaited: list[Owner], suspended_at: str = "") -> Tied:
         if wait is not None:
             return Tied(owner, wait, [], wait.span, wait.span_name)
         task = None if owner.task is None else owner.task()
-        inside = None if task is None else open_of.get(id(task)) or open_of.get(id(getattr(task.get_coro(), "span", 0)))
-        return Tied(owner, None, awaited, 0 if inside is None else inside.number, "" if inside is None else inside.name)
+        return Tied(owner, None, awaited, *((0, "") if task is None else innermost_span(task)), suspended_at)
 
     def _compare(self, cores: dict[_Key, Core], now: Callable[[], int]) -> tuple[list[Finding], list[Finding]]:
         """With those of the last look, and with those that were told of."""

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 from .. import process
 from ..snapshot import Finding
 from .findings import DEADLOCK
-from .held import HELD, Hold, Owner, Wait, evidence_id
+from .held import HELD, THREAD_LOCK, Hold, Owner, Wait, evidence_id
 
 __all__ = ["Core", "Tied", "finding_of"]
 
@@ -17,7 +17,8 @@ _SHOWN: Final = 8
 
 class Tied(NamedTuple):
     """A task in a deadlock: it waits for a resource (`wait`), or for tasks (`awaited`). `span`: number of the span
-    that it waits in, or 0, and that span's name.
+    that it waits in, or 0, and that span's name. `suspended_at`: where it is while what it waits for stops its thread,
+    or that in which it has work done; empty in all other cases.
     """
 
     owner: Owner
@@ -25,6 +26,7 @@ class Tied(NamedTuple):
     awaited: list[Owner]
     span: int
     span_name: str
+    suspended_at: str = ""
 
     @property
     def since(self) -> int:
@@ -56,7 +58,10 @@ def finding_of(core: Core, at: float) -> Finding:
     numbers = {each.owner.number for each in tied}
     evidence: list[str] = []
     for each in tied:
-        if each.wait is not None:
+        if each.wait is not None and each.wait.resource.kind == THREAD_LOCK:
+            # Of this no record tells: it is the frames that show it.
+            evidence += [str(each.wait.at), *(str(hold.at) for hold in _holds(each.wait))]
+        elif each.wait is not None:
             evidence.append(evidence_id(each.span, "wait", each.wait.since))
             if each.wait.resource.kind in HELD:
                 evidence += [evidence_id(hold.span, "acquire", hold.t) for hold in _holds(each.wait)]
@@ -81,18 +86,28 @@ def _holds(wait: Wait) -> list[Hold]:
 
 
 def _clause(tied: Tied) -> str:
-    who = f"task {tied.owner.name}"
+    who = _who(tied.owner)
     if tied.span:
         who += f" (span {tied.span_name} {process.span_id(tied.span)})"
     wait = tied.wait
+    if tied.suspended_at:
+        return f"{who}, suspended at {tied.suspended_at}, goes on only after {_listed(_all_who(tied.awaited))}"
     if wait is None:
-        return f"{who} waits for {_listed([f'task {each.name}' for each in tied.awaited])}"
+        return f"{who} waits for {_listed(_all_who(tied.awaited))}"
     did = "taken by" if wait.resource.kind in HELD else "which has been served by"
     holders = [
-        f"task {hold.owner.name}{f' (span {hold.span_name})' if hold.span_name else ''} at {hold.at}"
+        f"{_who(hold.owner)}{f' (span {hold.span_name})' if hold.span_name else ''} at {hold.at}"
         for hold in _holds(wait)
     ]
     return f"{who} waits at {wait.at} for {wait.resource}, {did} {_listed(holders)}"
+
+
+def _who(owner: Owner) -> str:
+    return f"task {owner.name}" if owner.is_task else owner.name
+
+
+def _all_who(owners: list[Owner]) -> list[str]:
+    return [_who(owner) for owner in owners]
 
 
 def _listed(texts: list[str]) -> str:
@@ -103,6 +118,8 @@ def _listed(texts: list[str]) -> str:
 def _advice(core: Core, numbers: set[int]) -> str:
     waits = [each.wait for each in core.tied if each.wait is not None]
     held = [wait for wait in waits if wait.resource.kind in HELD]
+    if any(wait.resource.kind == THREAD_LOCK for wait in waits):
+        return "Give a threading.Lock back before an await, or use asyncio.Lock."
     if not waits:
         return "Have one of them not await the other, or wait with asyncio.timeout()."
     if len(held) < len(waits):
