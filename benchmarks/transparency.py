@@ -1,7 +1,8 @@
-"""`make transparency`: the test suites of two other packages, with and without `install()`, compared test by test.
+"""`make transparency`: the test suites of two other packages, with and without `install(sync=True)`, compared test
+by test.
 
 The packages come from the package index as source distributions, which hold their tests. Each suite is run twice by the
-same Python: as it is, and with `transparency_plugin.py` calling `install()` on every event loop that is made. What a
+same Python: as it is, and with `transparency_plugin.py` calling `install(sync=True)` on every event loop. What a
 test came to (passed, failed, skipped, …) has to be the same. Tests where it was not are run three times more each way,
 one after the other, before it is called a difference. What the detectors found meanwhile, with default settings, is
 listed too.
@@ -132,10 +133,9 @@ def finish(run: subprocess.Popen[bytes], report: Path) -> dict[str, Any]:
 
 
 def compare(suite: Suite, tests: Sequence[str]) -> dict[str, Any]:
-    """Both ways, at the same time, and again for the tests that differ, one way after the other."""
+    """Both ways, one after the other, and again for the tests that differ."""
     reports = {way: CACHE / f"{suite.package}-{VERSION}-{way}.json" for way in WAYS}
-    runs = {way: start(suite, way, reports[way], tests) for way in WAYS}
-    found = {way: finish(runs[way], reports[way]) for way in WAYS}
+    found = {way: finish(start(suite, way, reports[way], tests), reports[way]) for way in WAYS}
     outcomes = {way: {test: told[0] for test, told in found[way]["outcomes"].items()} for way in WAYS}
     suspects = differing(outcomes["plain"], outcomes["install"])
     seen: dict[str, dict[str, list[str]]] = {test: {way: [] for way in WAYS} for test in suspects}
@@ -208,7 +208,7 @@ def findings(kept: Sequence[Mapping[str, Any]]) -> list[str]:
                 message = found["message"].removeprefix(f"{found['name']}: ")
                 told.append(
                     f"- {found['kind']} in `{found['test']}` ({package}, Python {run['python']}{times}), "
-                    f"`{found['name']}`: {message[:100].rstrip()}{'…' if len(message) > 100 else '.'}"
+                    f"`{found['name']}`: {message[:160].rstrip()}{'…' if len(message) > 160 else '.'}"
                     + (f" True: the test {why}." if why else "")
                 )
             by_kind = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
@@ -219,9 +219,9 @@ def findings(kept: Sequence[Mapping[str, Any]]) -> list[str]:
         "",
         "## Findings",
         "",
-        "What the detectors found under `install()`, with default settings, while both runs shared the machine.",
-        "Long polls and blocked loops are times that were measured, so that the garbage collector counts, and that the",
-        "other run had the processor. Where no reason stands, none was traced.",
+        "What the detectors found under `install(sync=True)`, with default settings. Long polls and blocked loops are",
+        "times that were measured, those of the garbage collector included: where it was most of one, the finding says",
+        "so. Where no reason stands, none was traced.",
         "",
         "| Python | package | spans | findings |",
         "| --- | --- | ---: | --- |",
@@ -244,7 +244,7 @@ def markdown(kept: Sequence[Mapping[str, Any]]) -> str:
         "# Transparency",
         "",
         "Written by `make transparency`: the test suites of packages that were not written with this one in",
-        "mind, run from their source distributions, as they are and with `install()` on every event loop. anyio's",
+        "mind, run from their source distributions, as they are and with `install(sync=True)` on every loop. anyio's",
         "runs on asyncio (in debug mode), uvloop, asyncio with eager tasks where there are such, and trio. Tests",
         "that fail both ways miss something on the machine, such as name resolution or IPv6.",
         "",
@@ -257,7 +257,7 @@ def markdown(kept: Sequence[Mapping[str, Any]]) -> str:
         for package, found in run["suites"].items():
             for way in WAYS:
                 counts = " | ".join(f"{found['counts'][way].get(outcome, 0):,}" for outcome in _ORDER)
-                name = "as it is" if way == "plain" else "with `install()`"
+                name = "as it is" if way == "plain" else "with `install(sync=True)`"
                 lines.append(f"| {run['python']} | {package} {found['version']} | {name} | {counts} |")
             for test, again in found["again"].items():
                 told = ", ".join(f"{way}: {' '.join(again[way])}" for way in WAYS)
@@ -269,7 +269,7 @@ def markdown(kept: Sequence[Mapping[str, Any]]) -> str:
             "",
             "## Unsteady tests",
             "",
-            f"These differed at first sight, with both runs at the same time, but not in {RERUNS} runs more each way:",
+            f"These differed at first sight, but not in {RERUNS} runs more each way:",
             "",
             *unsteady,
         ]

@@ -1,6 +1,8 @@
-"""Pytest plugin for `transparency.py`: every event loop of a run gets `install()`, and outcomes are written down.
+"""Pytest plugin for `transparency.py`: every event loop of a run gets `install(sync=True)`, and
+outcomes are written down.
 
---install-everywhere   call `install(loop)` on every asyncio and uvloop loop as it is made, with a handler attached
+--install-everywhere   call `install(loop, sync=True)` on every asyncio and uvloop loop as it is made, with a
+                       handler attached
 --outcomes FILE        write {test id: [outcome, text of the failure]} as JSON, and what an inspector of defaults
                        found meanwhile
 """
@@ -59,7 +61,7 @@ def _wrap_init(loop_class: Any) -> None:
     @functools.wraps(plain)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         plain(self, *args, **kwargs)
-        install(self)
+        install(self, sync=True)
 
     loop_class.__init__ = __init__
 
