@@ -72,6 +72,7 @@ def _note(callback: Any) -> None:
     task = callback.__self__
     if not isinstance(task, asyncio.Task) or callback.__name__ != "task_wakeup":
         return
+    # What `waits.span_of_task` finds, written out: this is done for each wakeup, and for tasks that are what they seem.
     span = getattr(task.get_coro(), "span", None)
     if span.__class__ is not DrivenSpan:
         span = driven_by_hand.get(id(task))

@@ -17,7 +17,7 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, Final
 
 from .. import clock as system_clock
-from .. import opened, process
+from .. import process
 from ..catalogue import OTHER
 from ..driven import DrivenSpan
 from ..driver import Driver, _drive, qualname_of
@@ -25,9 +25,9 @@ from ..notices import Forgotten
 from ..snapshot import Finding
 from ..spans import Span
 from ..told import ToldSpan
-from ..wakes import driven_by_hand
 from .loop import collections
 from .tasks import all_tasks, task_references
+from .waits import outermost_span_of
 
 if TYPE_CHECKING:
     from ..books import Books, Suspect
@@ -237,7 +237,7 @@ class Lints:
     def _glance(self, books: Books, reference: Callable[[], Any], now: int) -> None:
         # What refers to the task, and to what it waits for, is counted here, where it is known which of that is ours.
         task = reference()
-        span = None if task is None else _span_of(task)
+        span = None if task is None else outermost_span_of(task)
         if task is None or span is None or span.number not in books.live:
             return
         waits_for = _waits_for(task)
@@ -321,24 +321,12 @@ def without_span(at_most: int) -> list[tuple[str, str]]:
     """Tasks under way that nobody sees: qualified name of the coroutine, and `file:line function` where it waits."""
     found: list[tuple[str, str]] = []
     for task in all_tasks():
-        if not task.done() and _span_of(task) is None and len(found) < at_most:
+        if not task.done() and outermost_span_of(task) is None and len(found) < at_most:
             found.append((qualname_of(task), _where(task.get_coro()) or "?"))
     return found
 
 
 # -- tasks and what they wait for --------------------------------------------------------------------------------------
-
-
-def _span_of(task: Any) -> Span | None:
-    """The open span of all that a task does, or of as much of it as somebody sees."""
-    coro = task.get_coro()
-    if type(coro) is Driver:
-        span: Span | None = coro.span
-    else:
-        span = driven_by_hand.get(id(task)) or opened.open_of.get(id(task))
-        while span is not None and span._below is not None:
-            span = span._below
-    return None if span is None or span.number <= 0 or span.outcome is not None else span
 
 
 def _waits_for(task: Any) -> Any:

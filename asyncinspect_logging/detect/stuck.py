@@ -10,12 +10,11 @@ from __future__ import annotations
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
-from ..opened import open_of
 from ..process import span_id
 from ..spans import Span
 from .chains import Chain, is_driver, running_frames, texts_of, thread_frames, walk
 from .tasks import all_tasks
-from .waits import coroutine_of, future_of, is_task, seconds_left, span_of_task, wait_of
+from .waits import coroutine_of, future_of, is_task, outermost_span_of, seconds_left, span_of_task, wait_of
 
 __all__ = ["NOWHERE", "Lookout", "Where", "on_and_at"]
 
@@ -124,12 +123,8 @@ def _described(frame: FrameType) -> tuple[FrameType, str, str]:
 
 def _span_id_of(task: Any) -> str | None:
     """Id of the outermost live span of a task, or None."""
-    span = span_of_task(task) if is_task(task) else None
-    if span is None:
-        span = open_of.get(id(task))
-        while span is not None and span._below is not None:
-            span = span._below
-    return span_id(span.number) if span is not None and span.number > 0 and span.outcome is None else None
+    span = outermost_span_of(task) if is_task(task) else None
+    return None if span is None else span_id(span.number)
 
 
 def on_and_at(inner: Any, awaited: Any) -> tuple[str, str | None]:

@@ -17,11 +17,24 @@ from types import FunctionType, MemberDescriptorType, MethodType
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
+from ..driven import DrivenSpan
 from ..driver import Driver
+from ..opened import open_of
+from ..spans import Span
 from ..wakes import driven_by_hand
 from .chains import Chain, Link, is_future, is_ours, local, walk
 
-__all__ = ["NOTHING", "Wait", "coroutine_of", "future_of", "is_task", "seconds_left", "span_of_task", "wait_of"]
+__all__ = [
+    "NOTHING",
+    "Wait",
+    "coroutine_of",
+    "future_of",
+    "is_task",
+    "outermost_span_of",
+    "seconds_left",
+    "span_of_task",
+    "wait_of",
+]
 
 #: Packages whose frames, at the inner end of a chain, belong to what is waited for.
 _LIBRARIES: Final = frozenset(
@@ -103,10 +116,18 @@ def future_of(task: Any) -> Any:
     return _get(task, "_fut_waiter") if is_future(task) else NOTHING
 
 
-def span_of_task(task: Any) -> Any:
+def span_of_task(task: Any) -> DrivenSpan | None:
     """The span of a driven task, or None."""
     coro = coroutine_of(task)
     return coro.span if type(coro) is Driver else driven_by_hand.get(id(task))
+
+
+def outermost_span_of(task: Any) -> Span | None:
+    """The open span, heard by somebody, of all that a task does, or of as much of it as somebody sees; or None."""
+    span: Span | None = span_of_task(task) or open_of.get(id(task))
+    while span is not None and span._below is not None:
+        span = span._below
+    return None if span is None or span.number <= 0 or span.outcome is not None else span
 
 
 def is_task(thing: Any) -> bool:
