@@ -114,6 +114,7 @@ class Announced:
                     total.add_finished(tally, duration)
                 else:
                     total.fold_finished(tally, folded, duration)
+                # `books.is_suspicious(tally)`, without the call.
                 if tally.max_poll >= long_step or tally.self_wakes >= many_wakes:
                     suspects.append((span, ()))
 
@@ -139,23 +140,23 @@ class Announced:
             if span.number in self._books.live:
                 self._fold(span)
 
-    def _fold(self, span: Span) -> None:
-        if span.tally is not None:
-            folded = self._books.folded.get(span.number)
-            if folded is None:
-                folded = self._books.folded[span.number] = Folded()
-                if span.tally.__class__ is FrameTally:
-                    # It began without one.
-                    self._books.total_of(span.name, again=True).driven += 1
-            self._fold_into(self._books.total_of(span.name, again=True), span, folded)
-
-    def _fold_into(self, total: NameTotals, span: Span, folded: Folded) -> None:
+    def _fold(self, span: Span, into: NameTotals | None = None) -> None:
+        """Add what the tally of a live span has grown by to the totals of its name, or else to those given."""
         tally = span.tally
-        assert tally is not None
+        if tally is None:
+            return
+        books = self._books
+        total = into or books.total_of(span.name, again=True)
+        folded = books.folded.get(span.number)
+        if folded is None:
+            folded = books.folded[span.number] = Folded()
+            if tally.__class__ is FrameTally:
+                # It began without one.
+                total.driven += 1
         # Before reading, so that what comes after is announced again.
         tally.folded = True
-        if tally.max_poll >= self._books.long_step or tally.self_wakes >= self._books.many_wakes:
-            self._books.suspects.append((span, ()))
+        if books.is_suspicious(tally):
+            books.suspects.append((span, ()))
         total.fold_live(tally, span.steps, span.entered_at, folded)
 
     def carry_over(self, before: Books, books: Books) -> None:
@@ -168,8 +169,8 @@ class Announced:
                 total.spawned += 1
                 if span.tally is not None:
                     total.driven += 1
-                    folded = books.folded[number] = Folded()
-                    self._fold_into(NameTotals("", 0), span, folded)
+                    books.folded[number] = Folded()
+                    self._fold(span, NameTotals("", 0))
 
 
 #: Of a live span nothing was folded yet.

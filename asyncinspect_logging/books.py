@@ -18,7 +18,7 @@ from .retention import Retention
 from .spans import Span
 from .states import LIVE
 from .told import ToldSpan
-from .totals import Folded, NameTotals, nanoseconds
+from .totals import Folded, NameTotals, Tallied, nanoseconds
 
 __all__ = ["QUIET", "Books", "Suspect"]
 
@@ -53,6 +53,12 @@ class Books:
         self.logs = 0
         self.bounds = bounds
         self.bounds_ns = nanoseconds(bounds)
+
+    def is_suspicious(self, tally: Tallied) -> bool:
+        """Whether the lints are to look at the span of this tally. (`Announced.take` has it written out, and asks no
+        function for each span.)
+        """
+        return tally.max_poll >= self.long_step or tally.self_wakes >= self.many_wakes
 
     def total_of(self, name: str, *, again: bool = False) -> NameTotals:
         """The totals of a name; those of all names beyond the limit if there is no room for it. `again`: this was

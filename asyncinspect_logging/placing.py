@@ -132,7 +132,7 @@ class Placing:
         total.fold_finished(span, books.folded.pop(number), duration, stepped=span.stepped)
         if span.outcome != "completed" or books.retention.wants(span):
             books.retention.keep(span)
-        if span.max_poll >= books.long_step or span.self_wakes >= books.many_wakes or span.outcome == "abandoned":
+        if span.outcome == "abandoned" or books.is_suspicious(span):
             books.suspects.append((span, evidence))
         self._over[number] = weakref.ref(span)
         if len(self._over) > _MAX_OVER:

@@ -36,6 +36,7 @@ class Tallied(Protocol):
     self_wakes: int
     busy: int
     scheduled: int
+    max_poll: int
     slow_polls: int
     slow_waits: int
 
