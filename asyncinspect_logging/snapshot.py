@@ -46,7 +46,8 @@ class Finding(NamedTuple):
     """Something wrong with the program. `at` is Unix time in seconds.
 
     `evidence` lists what shows it: records, as `span:kind:t` (deadlocks) or `pid:seq` (lints that were found in a log),
-    or the frames of the thread (blocked loops), outermost first. It is empty where a lint was found live.
+    or frames: those of the thread of a blocked loop, outermost first, or where a thread's lock is waited for and where
+    it was taken (deadlocks). It is empty where a lint was found live.
     """
 
     kind: str

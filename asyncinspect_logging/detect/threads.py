@@ -5,7 +5,8 @@ has entered on the stack of its frame, which the garbage collector is shown of a
 proves who holds it. Which lock a thread waits for, the instruction says at which it stands: one that enters a `with`,
 or a call of `acquire()` without arguments, on what a variable or an attribute of one refers to.
 
-That is so in CPython 3.11 to 3.13. On others, and of what is acquired by a call and not by a `with`, nothing is said.
+That is so in CPython 3.11 to 3.13 with a GIL. On others, and of what is acquired by a call and not by a `with`, nothing
+is said.
 """
 
 from __future__ import annotations
@@ -34,7 +35,11 @@ from .waits import _cell, coroutine_of, future_of
 
 __all__ = ["Stopped", "Threads", "suspended_at", "work_awaited"]
 
-_READABLE: Final = sys.version_info < (3, 14) and sys.implementation.name == "cpython"
+_READABLE: Final = (
+    sys.implementation.name == "cpython"
+    and sys.version_info < (3, 14)
+    and getattr(sys, "_is_gil_enabled", lambda: True)()
+)
 _LOCKS: Final = (LockType, RLockType)
 _ENTERING: Final = "BEFORE_WITH"
 _CALLS: Final = ("CALL", "PRECALL")
@@ -204,7 +209,7 @@ def _taken_at(frame: FrameType, lock: Any) -> int:
             break
         if instruction.opname == _ENTERING:
             value = _value(frame, _operand(frame.f_code, instruction.offset))
-            if value is lock or (isinstance(value, threading.Condition) and vars(value).get("_lock") is lock):
+            if value is lock or (type(value) is threading.Condition and vars(value).get("_lock") is lock):
                 found = instruction.offset
     return found
 
