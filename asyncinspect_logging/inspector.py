@@ -232,7 +232,7 @@ class Inspector:
         """Have the detectors look at what no record can say, and tell of what was found. `sparing`: but not at once
         again at what takes long.
 
-        Every snapshot does that, and while tasks are driven or wait for each other, a thread does it a few times a
+        Every full snapshot does that, and while tasks are driven or wait for each other, a thread does it a few times a
         second. Raises nothing.
         """
         deliver_held()
@@ -296,14 +296,16 @@ class Inspector:
                 return
 
     def snapshot(self, *, tasks: bool = True) -> Snapshot:
-        """Everything as of now. Without `tasks`, `.tasks` is empty, and the cost is the same however many there are."""
+        """Everything as of now. Without `tasks`, `.tasks` is empty, and the cost is the same however many there are:
+        findings are those of earlier looks.
+        """
         deliver_held()
         opened.close_collected(sys.maxsize if tasks else _OWNERS_A_SCRAPE)
         with self._lock:
             self._work()
             if tasks:
                 self._look_for_lints()
-            self._look_for_deadlocks(sparing=not tasks)
+                self._look_for_deadlocks(sparing=False)
             self._announced.fold_running()
             # Nothing may be worked off meanwhile, by a finaliser that runs in this thread.
             busy, self._busy = self._busy, True

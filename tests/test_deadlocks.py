@@ -1057,6 +1057,57 @@ def test_looks_rest_in_proportion(inspector: Inspector, monkeypatch: pytest.Monk
     asyncio.run(main())
 
 
+def test_a_scrape_does_not_look(inspector: Inspector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs the same however many tasks there are; what the watcher has found is in it."""
+    looks: list[int] = []
+    real = inspector._books.waits.look
+    monkeypatch.setattr(
+        inspector._books.waits, "look", lambda now, sparing: (looks.append(1), real(now, sparing=sparing))[1]
+    )
+
+    async def main() -> None:
+        with install(sync=True):
+            tasks = [asyncio.create_task(program) for program in opposite()]
+            await settle()
+            for _ in range(3):
+                assert inspector.snapshot(tasks=False).deadlocks == 0
+            assert not looks
+            inspector.snapshot()
+            inspector.snapshot()
+            assert inspector.snapshot(tasks=False).deadlocks == 1
+            assert len(looks) == 2
+            await end(tasks)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("how", ["install", "drop-in"])
+def test_scrapes_alone_have_what_the_watcher_finds(
+    how: str, inspector: Inspector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody looks by hand: it is counted, and gone again when it is over."""
+    monkeypatch.undo()
+
+    async def scrape_until(there: int) -> None:
+        for _ in range(600):
+            snapshot = inspector.snapshot(tasks=False)
+            if snapshot.deadlocks == 1 and sum(found.kind == "deadlock" for found in snapshot.findings) == there:
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError(snapshot)
+
+    async def main() -> None:
+        with install(sync=True) if how == "install" else contextlib.nullcontext():
+            lock = asyncio.Lock if how == "install" else sync.Lock
+            a, b = lock(), lock()
+            tasks = [asyncio.create_task(both("one", a, b)), asyncio.create_task(both("two", b, a))]
+            await scrape_until(there=1)
+            await end(tasks)
+            await scrape_until(there=0)
+
+    asyncio.run(main())
+
+
 def test_the_watcher_finds_it(inspector: Inspector, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without anybody looking by hand, and within a second or so."""
     monkeypatch.undo()
