@@ -6,6 +6,7 @@ import asyncio
 import asyncio.tasks
 from typing import Any, Final
 
+from .chains import enclosed
 from .tasks import all_tasks
 
 __all__ = ["awaited_by", "is_blocked", "tasks_awaiting_tasks"]
@@ -57,9 +58,7 @@ def _shielded(future: Any) -> Any:
     # The callback that knows was the first. Others may be there by the thousand.
     for callback, _ in (getattr(future, "_callbacks", None) or ())[:1]:
         if getattr(callback, "__qualname__", "") == "shield.<locals>._outer_done_callback":
-            names = callback.__code__.co_freevars
-            if "inner" in names:
-                return callback.__closure__[names.index("inner")].cell_contents
+            return enclosed(callback).get("inner")
     return None
 
 
@@ -125,8 +124,7 @@ def _waiter_behind(callback: tuple[Any, Any]) -> Any:
         return getattr(owner, "_parent_task", None) if isinstance(owner, asyncio.TaskGroup) else None
     if getattr(function, "__qualname__", "") != "_wait.<locals>._on_completion":
         return None
-    names = function.__code__.co_freevars
-    waiter = function.__closure__[names.index("waiter")].cell_contents if "waiter" in names else None
+    waiter = enclosed(function).get("waiter")
     wakeups = (getattr(waiter, "_callbacks", None) or ())[:1]
     return next((getattr(wakeup, "__self__", None) for wakeup, _ in wakeups), None)
 

@@ -17,6 +17,7 @@ from types import (
     AsyncGeneratorType,
     CoroutineType,
     FrameType,
+    FunctionType,
     GeneratorType,
     GetSetDescriptorType,
     MemberDescriptorType,
@@ -30,6 +31,7 @@ from ..driver import Driver
 __all__ = [
     "Chain",
     "Link",
+    "enclosed",
     "is_driver",
     "is_future",
     "is_of_application",
@@ -181,6 +183,19 @@ def local(frame: FrameType, *names: str) -> tuple[Any, ...]:
     if _KEEPS_LOCALS:
         found.clear()
     return values
+
+
+def enclosed(function: Any) -> dict[str, Any]:
+    """The variables of the function around that a function written in Python uses, those that are set."""
+    if type(function) is not FunctionType:
+        return {}
+    found = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            found[name] = cell.cell_contents
+        except ValueError:  # nothing in it yet
+            pass
+    return found
 
 
 def is_ours(frame: FrameType) -> bool:

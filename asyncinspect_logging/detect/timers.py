@@ -1,4 +1,9 @@
-"""Whether a timer will end a wait: what the loop has scheduled, and what that will touch."""
+"""Whether a timer will end a wait: what the loop has scheduled, and what that will touch.
+
+That is asked where a wait must not be taken for one that never ends. It finds the timers of anybody, in whatever way
+they lead to the task, and takes a walk over all of a loop's timers. When the timeout ends that a task stands in, by its
+own frames, is a question of `waits.seconds_left`: cheap for one task, and blind to what is not in them.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,10 @@ import sys
 from collections.abc import Iterator
 from itertools import compress, repeat
 from operator import is_
+from types import FunctionType
 from typing import Any, Final
+
+from .chains import enclosed
 
 __all__ = ["cancelled_with", "has_timeout", "reached_by_timers"]
 
@@ -47,8 +55,7 @@ def cancelled_with(task: Any) -> Iterator[Any]:
             elif isinstance(callback, functools.partial):
                 to_do += [each for each in callback.args if isinstance(each, asyncio.Future)]
             else:
-                closure = getattr(callback, "__closure__", None) or ()
-                to_do += [each for each in _contents(closure) if isinstance(each, _GATHERING)]
+                to_do += [each for each in enclosed(callback).values() if isinstance(each, _GATHERING)]
 
 
 def reached_by_timers(loop: Any, wanted: set[int]) -> set[int]:
@@ -91,8 +98,8 @@ def _within(value: Any, deep: int) -> Iterator[Any]:
         inside = [value.func, *value.args, *value.keywords.values()]
     elif getattr(value, "__self__", None) is not None:
         inside = [value.__self__]
-    elif getattr(value, "__closure__", None):
-        inside = list(_contents(value.__closure__))
+    elif isinstance(value, FunctionType):
+        inside = list(enclosed(value).values())
     else:
         for name in _LEADING_ON:
             held = getattr(value, name, None)
@@ -102,11 +109,3 @@ def _within(value: Any, deep: int) -> Iterator[Any]:
                 inside.append(held)
     for each in inside:
         yield from _within(each, deep - 1)
-
-
-def _contents(cells: tuple[Any, ...]) -> Iterator[Any]:
-    for cell in cells:
-        try:
-            yield cell.cell_contents
-        except ValueError:  # nothing in it yet
-            pass

@@ -22,7 +22,7 @@ from ..driver import Driver
 from ..opened import open_of
 from ..spans import Span
 from ..wakes import driven_by_hand
-from .chains import Chain, Link, is_future, is_ours, local, walk
+from .chains import Chain, Link, enclosed, is_future, is_ours, local, walk
 
 __all__ = [
     "NOTHING",
@@ -176,9 +176,8 @@ def _of_future(future: Any) -> Wait:
 
 
 def _cell(function: FunctionType, name: str) -> Any:
-    """A variable of the function around."""
-    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=False))
-    return cells[name].cell_contents if name in cells else None
+    """A variable of the function around, or None."""
+    return enclosed(function).get(name)
 
 
 def _of_several(how: str, awaited: Iterable[Any]) -> Wait:
@@ -213,7 +212,10 @@ def _when(handle: Any) -> float | None:
 
 
 def seconds_left(chain: Chain, task: Any) -> float | None:
-    """Seconds until the first of the timeouts that a task is in ends its wait, or None where it is in none."""
+    """Seconds until the first of the timeouts that a task is in ends its wait, or None where it is in none.
+
+    By the task's own frames, which are at hand: they do not show every timer that may end the wait; see `timers`.
+    """
     ends = [when for link in chain.links for when in _timeouts_in(link, task)]
     now = _now(_get(task, "_loop")) if ends else None
     return None if now is None else max(0.0, min(ends) - now)
