@@ -19,6 +19,7 @@ from . import clock as system_clock
 from . import opened, process
 from .announced import Announced
 from .books import QUIET, Books
+from .checkpoint import dump, load
 from .config import Config
 from .detect.blocked import Watchdog
 from .detect.findings import DEADLOCK, tell
@@ -341,6 +342,37 @@ class Inspector:
             books.waits = self._books.waits
             books.waits.carry_over(books.live)
             self._books = books
+
+    # -- outliving the process ---------------------------------------------------------------------------------------
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Everything counted, and what is known of records, as plain values that JSON can hold: see `resume`. Of the
+        spans of this process that are live or kept, only the counts are in it.
+        """
+        with self._lock:
+            self._work()
+            return dump(self._books, self._placing)
+
+    def resume(self, checkpoint: Mapping[str, Any]) -> None:
+        """Forget everything, and go on from a `checkpoint()`, of another process perhaps: as if this inspector had been
+        told all that, and records that were taken in then count as seen.
+
+        Raises ConfigError for what is no checkpoint; nothing is changed then.
+        """
+        with self._lock:
+            self._work()
+            books = Books(self.config, self._books.bounds)
+            placing = Placing(books, self.field_policy, self._announced.numbers)
+            load(checkpoint, books, placing)
+            self._announced.carry_over(self._books, books)
+            books.quiet_looks, books.waits = self._books.quiet_looks, self._books.waits
+            books.waits.carry_over(books.live)
+            self._books, self._placing = books, placing
+
+    def lose(self, records: int) -> None:
+        """Count records of which somebody says that they never arrived, as dropped for the reason `gap`."""
+        with self._lock:
+            self._books.dropped["gap"] += records
 
     def _after_fork(self) -> None:
         """The parent goes on counting what it counted; the child begins at zero, with a lock that nobody holds."""

@@ -24,6 +24,7 @@ BEHIND = {
     "views",
     "told",
     "telling",
+    "checkpoint",
     "config",
 }
 FRONT = {

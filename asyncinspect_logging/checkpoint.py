@@ -1,0 +1,192 @@
+"""An inspector's books as plain values and back: what a sidecar keeps in a file, so that its counters outlive it.
+
+Slots are taken as they are, whatever they are called, so that what is added to the books is kept too. What an
+interrupted run and an uninterrupted one come to is the same, but for waits (`detect.waiting`): those told before the
+checkpoint are forgotten, so that a deadlock that was found before is not counted again.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Any, Final
+
+from .books import Books
+from .catalogue import LAG_BOUNDS
+from .errors import ConfigError
+from .placing import Placing
+from .retention import Note
+from .sequence import Seen
+from .snapshot import Finding
+from .states import TaskState
+from .telling import Telling
+from .told import ToldSpan
+from .totals import Cell, Folded, NameTotals, nanoseconds
+
+__all__ = ["dump", "load"]
+
+_VERSION: Final = 1
+#: Not a value of its own: the same cells by outcome, and what cannot be kept.
+_DERIVED: Final = frozenset({"__weakref__", "outcomes"})
+
+
+def dump(books: Books, placing: Placing) -> dict[str, Any]:
+    """All that was counted, and what is known of records, in values that JSON can hold. Of the spans of this process
+    that are live or kept, only the counts are in it.
+    """
+    findings, retention = books.findings, books.retention
+    return {
+        "v": _VERSION,
+        "bounds": list(books.bounds),
+        "names": [_slots_of(total) for total in books.totals.values()],
+        "live": [
+            [_slots_of(span), _slots_of(books.folded[number])]
+            for number, span in books.live.items()
+            if isinstance(span, ToldSpan)
+        ],
+        "kept": [_slots_of(task) for task in retention.tasks if isinstance(task, ToldSpan)],
+        "notes": list(map(list, retention.notes)),
+        "dropped": dict(books.dropped),
+        "dropped_tasks": retention.dropped_tasks,
+        "dropped_events": retention.dropped_events,
+        "logs": books.logs,
+        "findings": [list(finding) for finding in findings.kept],
+        "lints": [[*key, count] for key, count in findings.lints.items()],
+        "deadlocks": findings.deadlocks,
+        "lag": _plain(findings.lag),
+        "streams": [[*stream, _slots_of(seqs)] for stream, seqs in placing._streams.items()],
+        "waiting": [list(map(list, waiting)) for waiting in placing._waiting.values()],
+        "gaps": placing.gaps,
+        "over": list(placing._over),
+    }
+
+
+def load(saved: Mapping[str, Any], books: Books, placing: Placing) -> None:
+    """Fill new `books`, and the `placing` into them, with what `dump` gave.
+
+    Raises ConfigError for what it never gave; books and placing are of no use then.
+    """
+    try:
+        if saved["v"] != _VERSION:
+            raise ConfigError(f"a checkpoint of version {saved['v']!r} cannot be read here; this is {_VERSION}")
+        _load(saved, books, placing)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"this is no checkpoint of an inspector: {type(error).__name__}: {error}") from error
+
+
+def _load(saved: Mapping[str, Any], books: Books, placing: Placing) -> None:
+    bounds, wanted = tuple(map(float, saved["bounds"])), books.bounds
+    if list(bounds) != sorted(set(bounds)) or not bounds:
+        raise ValueError("bounds are not in order")
+    books.bounds = bounds
+    for one in saved["names"]:
+        books.totals[_text(one["name"])] = _fill(NameTotals(one["name"], len(bounds)), one)
+    # Counted at these until now, and from now on at those that somebody wants, too.
+    books.bounds_ns = nanoseconds(bounds)
+    books.add_bounds(wanted)
+    retention, findings = books.retention, books.findings
+    for one, folded in saved["live"]:
+        span = _span(one)
+        books.live[span.number] = span
+        books.folded[span.number] = _fill(Folded(), folded)
+        if span.outcome is not None or span.state is None:
+            raise ValueError(f"span {span.id} is not live")
+        books.told_states[span.state] += 1
+    kept = {}
+    for one in saved["kept"]:
+        span = kept[_whole(one["number"])] = _span(one)
+        retention.keep(span)
+    retention.notes.extend(Note(*note) for note in saved["notes"])
+    for reason in books.dropped:
+        books.dropped[reason] = _whole(saved["dropped"].get(reason, 0))
+    retention.dropped_tasks, retention.dropped_events = _whole(saved["dropped_tasks"]), _whole(saved["dropped_events"])
+    retention.trim()
+    books.logs = _whole(saved["logs"])
+    for kind, name, ids, message, evidence, at in saved["findings"]:
+        findings.kept.append(Finding(kind, name, tuple(ids), message, tuple(evidence), at))
+    findings.lints.update({(_text(lint), _text(name)): _whole(count) for lint, name, count in saved["lints"]})
+    findings.deadlocks = _whole(saved["deadlocks"])
+    findings.lag = _cell(saved["lag"], len(LAG_BOUNDS))
+    for pid, base, seqs in saved["streams"]:
+        placing._streams[_whole(pid), _whole(base)] = _fill(Seen(), seqs)
+    for waiting in saved["waiting"]:
+        tellings = [Telling(*one[:-1], _tuples(one[-1])) for one in waiting]
+        placing._waiting[tellings[0].number] = tellings
+        placing._waiting_count += len(tellings)
+    placing._gaps = _whole(saved["gaps"])
+    gone = weakref.ref(ToldSpan(0, ""))
+    for number in saved["over"]:
+        placing._over[_whole(number)] = weakref.ref(kept[number]) if number in kept else gone
+
+
+def _slots_of(thing: Any) -> dict[str, Any]:
+    return {slot: _plain(getattr(thing, slot)) for slot in type(thing).__slots__ if slot not in _DERIVED}
+
+
+def _plain(value: Any) -> Any:
+    """A copy of what is written to go on changing; the values of fields never do."""
+    if isinstance(value, Cell):
+        return [list(value.counts), value.sum]
+    if isinstance(value, list | tuple):
+        return list(value)
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _fill(fresh: Any, saved: Mapping[str, Any]) -> Any:
+    """A new object with the slots that were saved, each of the type that it has in a new one."""
+    for slot in type(fresh).__slots__:
+        if slot in _DERIVED:
+            continue
+        before, value = getattr(fresh, slot), saved[slot]
+        if isinstance(before, Cell):
+            # In place: `outcomes` refers to the same cell.
+            filled = _cell(value, len(before.counts) - 1)
+            before.counts, before.sum = filled.counts, filled.sum
+            continue
+        if type(value) is not type(before):
+            raise TypeError(f"{type(fresh).__name__}.{slot} is {value!r}")
+        setattr(fresh, slot, value)
+    return fresh
+
+
+def _span(saved: Mapping[str, Any]) -> ToldSpan:
+    span = ToldSpan(_whole(saved["number"]), _text(saved["name"]))
+    for slot in ToldSpan.__slots__:
+        if slot not in _DERIVED:
+            value, before = saved[slot], getattr(span, slot)
+            if slot == "state":
+                value = None if value is None else TaskState(value)
+            elif isinstance(before, tuple):
+                value = tuple(value)
+            elif before is not None and type(value) is not type(before):
+                raise TypeError(f"ToldSpan.{slot} is {value!r}")
+            setattr(span, slot, value)
+    return span
+
+
+def _cell(saved: Any, bounds: int) -> Cell:
+    cell = Cell(bounds)
+    counts, cell.sum = saved
+    if len(counts) != len(cell.counts):
+        raise ValueError(f"{len(counts)} buckets instead of {len(cell.counts)}")
+    cell.counts = [_whole(count) for count in counts]
+    return cell
+
+
+def _tuples(said: dict[str, Any]) -> dict[str, Any]:
+    """What a telling says, the lists in it tuples again where they were."""
+    return {key: tuple(value) if key in ("links", "resource") else value for key, value in said.items()}
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is not a whole number")
+    return value
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise TypeError(f"{value!r} is not a text")
+    return value
