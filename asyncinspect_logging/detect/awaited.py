@@ -58,7 +58,7 @@ def _shielded(future: Any) -> Any:
     # The callback that knows was the first. Others may be there by the thousand.
     for callback, _ in (getattr(future, "_callbacks", None) or ())[:1]:
         if getattr(callback, "__qualname__", "") == "shield.<locals>._outer_done_callback":
-            return enclosed(callback).get("inner")
+            return enclosed(callback, "inner")
     return None
 
 
@@ -124,7 +124,7 @@ def _waiter_behind(callback: tuple[Any, Any]) -> Any:
         return getattr(owner, "_parent_task", None) if isinstance(owner, asyncio.TaskGroup) else None
     if getattr(function, "__qualname__", "") != "_wait.<locals>._on_completion":
         return None
-    waiter = enclosed(function).get("waiter")
+    waiter = enclosed(function, "waiter")
     wakeups = (getattr(waiter, "_callbacks", None) or ())[:1]
     return next((getattr(wakeup, "__self__", None) for wakeup, _ in wakeups), None)
 

@@ -185,17 +185,12 @@ def local(frame: FrameType, *names: str) -> tuple[Any, ...]:
     return values
 
 
-def enclosed(function: Any) -> dict[str, Any]:
-    """The variables of the function around that a function written in Python uses, those that are set."""
-    if type(function) is not FunctionType:
-        return {}
-    found = {}
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        try:
-            found[name] = cell.cell_contents
-        except ValueError:  # nothing in it yet
-            pass
-    return found
+def enclosed(function: FunctionType, name: str) -> Any:
+    """A variable of the function around, or None where it is not set or not used."""
+    try:
+        return function.__closure__[function.__code__.co_freevars.index(name)].cell_contents  # type: ignore[index]
+    except ValueError:
+        return None
 
 
 def is_ours(frame: FrameType) -> bool:

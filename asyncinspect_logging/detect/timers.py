@@ -54,8 +54,8 @@ def cancelled_with(task: Any) -> Iterator[Any]:
                 to_do.append(owner._parent_task)  # type: ignore[attr-defined]
             elif isinstance(callback, functools.partial):
                 to_do += [each for each in callback.args if isinstance(each, asyncio.Future)]
-            else:
-                to_do += [each for each in enclosed(callback).values() if isinstance(each, _GATHERING)]
+            elif isinstance(callback, FunctionType):
+                to_do += [each for each in _all_enclosed(callback) if isinstance(each, _GATHERING)]
 
 
 def reached_by_timers(loop: Any, wanted: set[int]) -> set[int]:
@@ -99,7 +99,7 @@ def _within(value: Any, deep: int) -> Iterator[Any]:
     elif getattr(value, "__self__", None) is not None:
         inside = [value.__self__]
     elif isinstance(value, FunctionType):
-        inside = list(enclosed(value).values())
+        inside = _all_enclosed(value)
     else:
         for name in _LEADING_ON:
             held = getattr(value, name, None)
@@ -109,3 +109,7 @@ def _within(value: Any, deep: int) -> Iterator[Any]:
                 inside.append(held)
     for each in inside:
         yield from _within(each, deep - 1)
+
+
+def _all_enclosed(function: FunctionType) -> list[Any]:
+    return [enclosed(function, name) for name in function.__code__.co_freevars]

@@ -177,7 +177,7 @@ def _of_future(future: Any) -> Wait:
 
 def _cell(function: FunctionType, name: str) -> Any:
     """A variable of the function around, or None."""
-    return enclosed(function).get(name)
+    return enclosed(function, name)
 
 
 def _of_several(how: str, awaited: Iterable[Any]) -> Wait:
