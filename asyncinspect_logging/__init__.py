@@ -9,6 +9,7 @@ from .config import Config
 from .drivers import install, instrument, run
 from .handler import AsyncInspectHandler
 from .inspector import Inspector
+from .json_logging import json_logging
 from .snapshot import Snapshot
 from .spans import Span, annotate, current_span, span
 from .states import TaskState
@@ -28,6 +29,7 @@ __all__ = [
     "current_span",
     "install",
     "instrument",
+    "json_logging",
     "run",
     "span",
 ]

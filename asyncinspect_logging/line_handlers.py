@@ -1,0 +1,98 @@
+"""Handlers for log files that are read again by a machine: whole lines, one file a process or one for all, rotation.
+
+They are those of the standard library, made to survive a fork and the end of a process in the middle of a line.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import time
+from logging.handlers import RotatingFileHandler, TimedRotatingFileHandler, WatchedFileHandler
+from typing import Any, Final
+
+from . import process
+
+__all__ = ["LineHandler", "SizedLineHandler", "TimedLineHandler"]
+
+#: Seconds.
+_A_WRITE: Final = 0.01
+
+
+class _Lines(logging.FileHandler):
+    """What the handlers below have in common. Each line is one `write()` at the end of the file, of whatever length:
+    `StreamHandler` writes line and newline together, and a text file passes on at once what does not fit its buffers.
+    """
+
+    def __init__(self, filename: str | os.PathLike[str], **options: Any) -> None:
+        self._pattern = os.fspath(filename)
+        self._pid = process.pid
+        super().__init__(self._path(), encoding="utf-8", delay=True, **options)
+
+    def _path(self) -> str:
+        return os.path.abspath(self._pattern.replace("{pid}", str(process.pid)))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._pid != process.pid:
+            self._after_fork()
+        super().emit(record)
+
+    def _after_fork(self) -> None:
+        self._pid = process.pid
+        if "{pid}" in self._pattern:
+            self.baseFilename = self._path()
+            stream, self.stream = self.stream, None
+            if stream is not None:
+                stream.close()
+
+    def _open(self) -> io.TextIOWrapper:
+        stream = super()._open()
+        try:
+            if _was_cut(self.baseFilename):
+                # By the end of a process: what comes now must not be lost with the rest of that line.
+                os.write(stream.fileno(), b"\n")
+        except OSError:
+            pass
+        return stream
+
+
+def _was_cut(path: str) -> bool:
+    """Whether a file ends in the middle of a line, and nobody is writing the rest of it."""
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if not size:
+            return False
+        file.seek(size - 1)
+        if file.read(1) == b"\n":
+            return False
+        # A write of another process can be seen while it goes on. The longest line takes less than this.
+        time.sleep(_A_WRITE)
+        return file.seek(0, os.SEEK_END) == size
+
+
+class LineHandler(_Lines, WatchedFileHandler):
+    """Appends lines to a file, which may be moved away at any time: the next line then begins a new one.
+
+    filename: `{pid}` in it stands for the number of the process that writes.
+    """
+
+
+class SizedLineHandler(_Lines, RotatingFileHandler):
+    """Appends lines to a file, and begins a new one where it has `maxBytes` or more; the old ones are `filename.1`,
+    `filename.2`, … up to `backupCount`. For files that one process writes, such as those with `{pid}` in their names.
+    """
+
+    def shouldRollover(self, record: logging.LogRecord) -> bool:
+        # That of logging formats the record to learn its size, and then a second time to write it.
+        if self.stream is None:
+            self.stream = self._open()
+        return os.fstat(self.stream.fileno()).st_size >= self.maxBytes
+
+
+class TimedLineHandler(_Lines, TimedRotatingFileHandler):
+    """Appends lines to a file, and begins a new one at the times that `when`, `interval` and `utc` say. For files that
+    one process writes, such as those with `{pid}` in their names.
+    """
