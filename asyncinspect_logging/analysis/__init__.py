@@ -1,0 +1,1 @@
+"""What logs, exports and snapshots tell when they are looked at afterwards."""
