@@ -120,6 +120,23 @@ class Distribution:
         else:
             self._zeros += 1
 
+    def merge(self, other: Distribution) -> None:
+        """Add the samples of another one, as if each had come here."""
+        if other._samples is not None:
+            for sample in other._samples:
+                self.add(sample)
+            return
+        if self._samples is not None:
+            samples, self._samples = self._samples, None
+            for sample in samples:
+                self._count(sample)
+        for index, count in other._bins.items():
+            self._bins[index] = self._bins.get(index, 0) + count
+        self._zeros += other._zeros
+        self.count += other.count
+        self.sum += other.sum
+        self.min, self.max = min(self.min, other.min), max(self.max, other.max)
+
     def quantile(self, q: float) -> float:
         """The q-quantile (0 <= q <= 1), NaN of no samples. Raises ValueError for any other q."""
         if self._samples is not None:
