@@ -81,6 +81,9 @@ class Inspector:
             )
         self.config = Config() if config is None else config
         self.clock: Clock = system_clock if clock is None else clock
+        #: Whether it is about this process. If it is about a log, the tasks and threads that are here are none of its
+        #: business, and what it finds is news to nobody's log.
+        self.first_hand = True
         self.field_policy = self.config.field_policy()
         # What spans of this process and front ends append to, in any thread, without a lock.
         self._told: deque[Any] = deque()
@@ -145,6 +148,18 @@ class Inspector:
         if len(self._inbox) >= _BATCH:
             self.settle()
 
+    def enter(self, records: Callable[[Placing], None]) -> None:
+        """Have `records` enter what it has by itself: it is called with the places, alone and in its turn."""
+        with self._lock:
+            self._work()
+            busy, self._busy = self._busy, True
+            try:
+                records(self._placing)
+            finally:
+                self._busy = busy
+            self._work()
+        self._after_work()
+
     def settle(self) -> None:
         """Work off what was announced, unless somebody is at it already. Never waits, never raises."""
         lock = self._lock
@@ -193,19 +208,16 @@ class Inspector:
                 self._failure = failure
 
     def _read(self, items: Iterable[Any]) -> None:
-        books, place = self._books, self._placing.place
+        place = self._placing.place
         for item in items:
             if item.__class__ is _Annotation:
-                books.logs += 1
-                task = books.live.get(item.note.number)
-                if task is None or books.retention.samples(task):
-                    books.retention.note(item.note)
+                self._placing.annotate(item.note)
             else:
                 place(item)
 
     def _after_work(self) -> None:
         """Tell of a failure, after the lock was given back: whoever is told may need it."""
-        if self._books.quiet_looks == 0:
+        if self._books.quiet_looks == 0 and self.first_hand:
             watch(self)
         failure, self._failure = self._failure, None
         if failure is not None:
@@ -240,14 +252,19 @@ class Inspector:
         with self._lock:
             self._books.quiet_looks += 1
             self._work()
+            self._placing.complete()
             self._look_for_lints()
             self._look_for_deadlocks(sparing=sparing)
-            self._watchdog.look(self._books)
+            if self.first_hand:
+                self._watchdog.look(self._books)
         self._after_work()
         self._tell()
-        self._watchdog.speak()
+        if self.first_hand:
+            self._watchdog.speak()
 
     def _look_for_lints(self) -> None:
+        if not self.first_hand:
+            return
         try:
             self._lints.look(self._books)
         except Exception as failure:
@@ -288,11 +305,14 @@ class Inspector:
                 finding = untold.popleft()
             except IndexError:  # another thread is at it too
                 return
-            tell(finding, self._on_finding + (self._on_deadlock if finding.kind == DEADLOCK else []))
+            callbacks = self._on_finding + (self._on_deadlock if finding.kind == DEADLOCK else [])
+            tell(finding, callbacks, logged=self.first_hand)
         dissolved = self._books.waits.dissolved
         while dissolved:
             try:
-                tell_dissolved(dissolved.popleft())
+                gone = dissolved.popleft()
+                if self.first_hand:
+                    tell_dissolved(gone)
             except IndexError:
                 return
 
@@ -304,6 +324,7 @@ class Inspector:
         opened.close_collected(sys.maxsize if tasks else _OWNERS_A_SCRAPE)
         with self._lock:
             self._work()
+            self._placing.complete()
             if tasks:
                 self._look_for_lints()
                 self._look_for_deadlocks(sparing=False)
@@ -335,6 +356,7 @@ class Inspector:
         """Forget everything but the tasks that are live, which count as spawned again."""
         with self._lock:
             self._work()
+            self._placing.complete()
             books = Books(self.config, self._books.bounds)
             books.quiet_looks = self._books.quiet_looks
             self._announced.carry_over(self._books, books)
@@ -351,6 +373,7 @@ class Inspector:
         """
         with self._lock:
             self._work()
+            self._placing.complete(thoroughly=True)
             return dump(self._books, self._placing)
 
     def resume(self, checkpoint: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from .books import Books
@@ -26,39 +26,51 @@ __all__ = ["Placing"]
 
 #: Records that wait for their span's beginning; ends of told spans remembered; processes whose seqs are remembered.
 _MAX_WAITING: Final = 10_000
-_MAX_OVER: Final = 10_000
+MAX_OVER: Final = 10_000
 _MAX_STREAMS: Final = 1024
 #: A process numbers its spans upwards from a random base, and so these are the same bits in all its ids, and others
 #: in those of a process that has the same pid on another machine, or had it before.
 _BASE_SHIFT: Final = 32
 
 
+def _gone() -> None:
+    pass
+
+
 class Placing:
     """Enters records into the books. `announced`: numbers of the spans known at first hand."""
 
     def __init__(self, books: Books, policy: FieldPolicy, announced: Seen) -> None:
-        self._books = books
-        self._policy = policy
+        self.books = books
+        self.policy = policy
+        #: What takes records in by the thousand (`analysis.bulk`), and knows spans that are not known here.
+        self.bulk: Any = None
+        #: Records found to be missing by what reads whole logs; and processes whose numbers say nothing of that.
+        self.missing = 0
+        self.unnumbered: set[tuple[int, int]] = set()
         self._announced = announced
         self._streams: OrderedDict[tuple[int, int], Seen] = OrderedDict()
         self._stream: tuple[int, int] | None = None
         self._waiting: OrderedDict[int, list[Telling]] = OrderedDict()
         self._waiting_count = 0
-        self._gaps = 0
+        self.max_waiting = _MAX_WAITING
+        self._gaps = self._holes = 0
         # Told spans that are over: only as long as they are retained is there anything to be told of them.
-        self._over: OrderedDict[int, weakref.ref[ToldSpan]] = OrderedDict()
+        self._over: OrderedDict[int, Callable[[], ToldSpan | None]] = OrderedDict()
 
     def place(self, payload: Mapping[str, Any]) -> None:
-        books = self._books
+        books = self.books
         try:
-            telling = read(payload, self._policy)
+            telling = read(payload, self.policy)
         except Exception:
             telling = None
         if telling is None:
             books.dropped["malformed"] += 1
             return
         number, kind = telling.number, telling.kind
-        if not self._seqs_of(telling).add(telling.seq):
+        if self.bulk is not None:
+            self.bulk.hand_over(number)
+        if not self.seqs_of(telling.pid, number >> _BASE_SHIFT).add(telling.seq):
             books.dropped["duplicate"] += 1
         elif number in self._announced:
             # Of this process, and known at first hand: only the timeline has use for it, and of what a processor in a
@@ -73,20 +85,62 @@ class Placing:
         else:
             self._wait(telling)
 
-    def _seqs_of(self, telling: Telling) -> Seen:
-        stream = (telling.pid, telling.number >> _BASE_SHIFT)
+    def annotate(self, note: Note) -> None:
+        """Count a log line inside a span, and keep it if the span's trace is kept."""
+        books = self.books
+        books.logs += 1
+        task: Any = books.live.get(note.number)
+        if task is None and self.bulk is not None:
+            task = self.bulk.trace_of(note.number)
+        if task is None or books.retention.samples(task):
+            books.retention.note(note)
+
+    def knows_any(self) -> bool:
+        """Whether any span is known here."""
+        return bool(self.books.live or self._over or self._waiting or self._announced.high >= 0)
+
+    def knows(self, number: int) -> bool:
+        """Whether a span is known here, or waited for."""
+        return number in self.books.live or number in self._over or number in self._waiting or number in self._announced
+
+    def remember(self, number: int, over: ToldSpan | None) -> None:
+        """A span came in bulk and is over; None: and nothing of it was retained."""
+        self._over[number] = _gone if over is None else weakref.ref(over)
+        if len(self._over) > MAX_OVER:
+            self._over.popitem(last=False)
+
+    def unfolded(self, task: Any) -> Span | ToldSpan:
+        """A retained task, which may have come in bulk, as a span."""
+        return task if isinstance(task, Span | ToldSpan) else self.bulk.unfold(task)
+
+    def complete(self, *, thoroughly: bool = False) -> None:
+        """Have everything in the books: somebody wants to see them. `thoroughly`: and nothing folded up."""
+        if self.bulk is not None:
+            self.bulk.hand_over_all()
+            if thoroughly:
+                self.bulk.unfold_all()
+
+    def holes(self) -> int:
+        """Records that are missing, by their numbers: those of a process begin at 1."""
+        found = (seqs.holes(1) for stream, seqs in self._streams.items() if stream not in self.unnumbered)
+        return self._holes + sum(found)
+
+    def seqs_of(self, pid: int, base: int) -> Seen:
+        """What was seen of a process. `base`: the higher half of its span ids."""
+        stream = (pid, base)
         seqs = self._streams.get(stream)
         if seqs is None:
-            seqs = self._streams[stream] = Seen()
+            seqs = self._streams[stream] = Seen(1)
             if len(self._streams) > _MAX_STREAMS:
-                self._streams.popitem(last=False)
+                oldest, gone = self._streams.popitem(last=False)
+                self._holes += 0 if oldest in self.unnumbered else gone.holes(1)
         elif stream != self._stream:
             self._streams.move_to_end(stream)
         self._stream = stream
         return seqs
 
     def _begin(self, telling: Telling) -> None:
-        books, number = self._books, telling.number
+        books, number = self.books, telling.number
         span = ToldSpan(number, telling.name)
         total = books.total_of(span.name)
         total.spawned += 1
@@ -105,7 +159,7 @@ class Placing:
 
     def _tell(self, span: Span | ToldSpan, telling: Telling) -> None:
         assert isinstance(span, ToldSpan)
-        books = self._books
+        books = self.books
         before = span.state
         if not span.apply(telling):
             books.dropped["duplicate"] += 1
@@ -121,7 +175,7 @@ class Placing:
         books.total_of(span.name, again=True).fold_told(span, books.folded[span.number])
 
     def _end(self, span: ToldSpan, evidence: tuple[str, ...]) -> None:
-        books, number = self._books, span.number
+        books, number = self.books, span.number
         assert span.outcome is not None
         del books.live[number]
         duration = span.exited_at - span.entered_at
@@ -135,57 +189,60 @@ class Placing:
         if span.outcome == "abandoned" or books.is_suspicious(span):
             books.suspects.append((span, evidence))
         self._over[number] = weakref.ref(span)
-        if len(self._over) > _MAX_OVER:
+        if len(self._over) > MAX_OVER:
             self._over.popitem(last=False)
 
     def _tell_late(self, telling: Telling) -> None:
         span = self._over[telling.number]()
         if span is None:
             if telling.kind in ("spawn", "enter", "exit"):
-                self._books.dropped["duplicate"] += 1
+                self.books.dropped["duplicate"] += 1
         elif span.apply(telling):
             self._note(telling)
         else:
-            self._books.dropped["duplicate"] += 1
+            self.books.dropped["duplicate"] += 1
 
     def _wait(self, telling: Telling) -> None:
         """Keep a record whose span has not been heard of: its beginning may come from another file."""
         self._waiting.setdefault(telling.number, []).append(telling)
         self._waiting_count += 1
-        while self._waiting_count > _MAX_WAITING:
+        while self._waiting_count > self.max_waiting:
             _, oldest = self._waiting.popitem(last=False)
             self._waiting_count -= len(oldest)
-            self._books.dropped["gap"] += len(oldest)
+            self.books.dropped["gap"] += len(oldest)
 
     def _note(self, telling: Telling) -> None:
-        kind, config = telling.kind, self._books.config
+        kind, config = telling.kind, self.books.config
         if kind not in STEP_KINDS or (kind == "wake" and not config.track_wakes):
             return
         if kind in ("suspend", "resume") and not config.track_polls:
             return
-        span = self._books.live.get(telling.number)
+        span = self.books.live.get(telling.number)
         if kind in ("wait", "acquire", "release"):
-            waits = self._books.waits
+            waits = self.books.waits
             if not (waits.at_first_hand and telling.number in self._announced):
+                if self.bulk is not None:
+                    for owner in (telling.said, *telling.said.get("holders", ())):
+                        self.bulk.hand_over(owner.get("root", 0))
                 waits.tell(telling, "" if span is None else span.name)
                 if kind == "wait":
-                    self._books.quiet_looks = 0
-        if span is None or self._books.retention.samples(span):
+                    self.books.quiet_looks = 0
+        if span is None or self.books.retention.samples(span):
             resource = telling.said.get("resource", ())
             detail = telling.said.get("on") or " ".join(part for part in resource[:2] if part)
-            self._books.retention.note(Note(telling.wall, telling.number, kind, detail))
+            self.books.retention.note(Note(telling.wall, telling.number, kind, detail))
 
     @property
     def gaps(self) -> int:
         """Records without a span: those given up, and those that wait; where one is placed after all, the number stays
-        what it was, for a counter never falls.
+        what it was, for a counter never falls. And those known to be missing.
         """
-        self._gaps = max(self._gaps, self._books.dropped["gap"] + self._waiting_count)
-        return self._gaps
+        self._gaps = max(self._gaps, self.books.dropped["gap"] + self._waiting_count)
+        return self._gaps + self.missing
 
     def carry_over(self, before: Books, books: Books) -> None:
         """Go on in new books, where the live spans count as begun, without what was told of them by now."""
-        self._books = books
+        self.books = books
         for number, span in before.live.items():
             if isinstance(span, ToldSpan) and span.state is not None:
                 books.live[number] = span
@@ -195,7 +252,7 @@ class Placing:
                 total.spawned += 1
                 total.driven += 1
         self._waiting.clear()
-        self._waiting_count = self._gaps = 0
+        self._waiting_count = self._gaps = self.missing = 0
 
     def __sizeof__(self) -> int:
         """Bytes of what is remembered of records, roughly."""

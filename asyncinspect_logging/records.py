@@ -71,11 +71,23 @@ class SpanRecord(logging.LogRecord):
     # attributes as `Logger.makeRecord` does costs ten times what the rest of the record does.
     __slots__ = ("kind", "logger_name", "more", "of_fields", "of_span", "of_task", "seq", "t")
 
-    def __init__(self, span: Span, kind: str, t: int, logger_name: str, more: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        span: Span,
+        kind: str,
+        t: int,
+        logger_name: str,
+        more: Mapping[str, Any] | None = None,
+        *,
+        numbered: bool = True,
+    ) -> None:
+        """`numbered`: whether anybody gets the record; one that only filters are asked about leaves no hole in the
+        numbers of the others.
+        """
         self.of_span = span
         self.kind = kind
         self.t = t
-        self.seq = process.new_seq()
+        self.seq = process.new_seq() if numbered else 0
         self.logger_name = logger_name
         self.more = more
         if kind == "enter" or kind == "spawn":

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from itertools import repeat, starmap
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from .config import Config
+from .fields import text_of
 from .spans import Span
 from .states import OUTCOMES, TaskState
 from .told import ToldSpan
@@ -32,10 +34,14 @@ class Retention:
         self._max_tasks = config.max_tasks
         self._max_events = config.max_events
         self._rate = int(config.sampling_rate)
-        self._slow = round(config.slow_task * 1e9)
-        #: Finished tasks, oldest first. The limit is kept by `trim`, batch by batch.
-        self.tasks: deque[Span | ToldSpan] = deque()
-        self.notes: deque[Note] = deque()
+        #: How long a task takes (ns) that is kept in any case.
+        self.slow = round(config.slow_task * 1e9)
+        self._max_length = config.max_field_length
+        #: Finished tasks, oldest first. The limit is kept by `trim`, batch by batch. What came in bulk is here as its
+        #: last record (`Placing.unfolded` makes a span of that).
+        self.tasks: deque[Any] = deque()
+        #: Notes, and records in place of those of what came in bulk; `trim` keeps the limit here too.
+        self.notes: deque[Any] = deque()
         # Kept tasks that did not complete, by outcome: all others did, and so need no counting.
         self._uncompleted = dict.fromkeys(OUTCOMES, 0)
         self.dropped_tasks = 0
@@ -43,38 +49,55 @@ class Retention:
         #: Whether every trace is kept.
         self.everything = self._rate == 1
 
-    def keep(self, finished: Span | ToldSpan) -> None:
+    def keep(self, finished: Any) -> None:
         self.tasks.append(finished)
         if finished.outcome != "completed":
-            self._uncompleted[finished.outcome] += 1  # type: ignore[index]
+            self._uncompleted[finished.outcome] += 1
 
     def wants(self, completed: Span | ToldSpan) -> bool:
         """Whether a task that completed is to be kept: if its trace is, or it was slow. Any other is kept always."""
-        return self.samples(completed) or completed.exited_at - completed.entered_at >= self._slow
+        return self.samples(completed) or completed.exited_at - completed.entered_at >= self.slow
 
-    def samples(self, task: Span | ToldSpan) -> bool:
-        """Whether the details of this task's trace are kept: the same answer for every task of a trace, anywhere."""
+    def samples(self, task: Any) -> bool:
+        """Whether the details of a trace are kept, given by anything that has its `trace`: the same answer for every
+        task of it, anywhere.
+        """
         if self.everything:
             return True
-        trace = task.trace
+        trace = task.trace or ""
         low = trace if isinstance(trace, int) else int(trace[16:] or "0", 16)
         return (low * _MIX >> 32 & 0xFFFFFFFF) % self._rate == 0
 
     def trim(self) -> None:
-        """Let go of the oldest tasks beyond the limit."""
+        """Let go of the oldest tasks and notes beyond the limits."""
+        limit, notes = self._max_events, self.notes
+        if limit is not None and len(notes) > limit:
+            excess = len(notes) - limit
+            deque(starmap(notes.popleft, repeat((), excess)), maxlen=0)
+            self.dropped_events += excess
         limit, tasks = self._max_tasks, self.tasks
         if limit is None:
             return
         excess = len(tasks) - limit
         if excess > 0:
-            uncompleted, oldest = self._uncompleted, starmap(tasks.popleft, repeat((), excess))
-            if any(uncompleted.values()):
-                for task in oldest:
-                    if task.outcome != "completed":
-                        uncompleted[task.outcome] -= 1  # type: ignore[index]
+            oldest = starmap(tasks.popleft, repeat((), excess))
+            if any(self._uncompleted.values()):
+                self._count_gone(oldest)
             else:
                 deque(oldest, maxlen=0)  # as fast as can be
             self.dropped_tasks += excess
+
+    def take(self, count: int) -> list[Any]:
+        """Take the oldest tasks out: they are not kept any longer."""
+        taken = list(starmap(self.tasks.popleft, repeat((), count)))
+        self._count_gone(taken)
+        self.dropped_tasks += count
+        return taken
+
+    def _count_gone(self, tasks: Iterable[Any]) -> None:
+        for task in tasks:
+            if task.outcome != "completed":
+                self._uncompleted[task.outcome] -= 1
 
     def states(self) -> dict[str, int]:
         """Kept tasks by final state."""
@@ -90,8 +113,15 @@ class Retention:
             self.dropped_events += 1
         self.notes.append(note)
 
+    def note_of(self, record: Any) -> Note:
+        """The note of a record of a step."""
+        on = text_of(record.on, self._max_length) if isinstance(record.on, str) else ""
+        return Note(record.wall, int(record.id, 16), record.kind, on)
+
     def notes_by_span(self) -> dict[int, list[Note]]:
         found: dict[int, list[Note]] = {}
         for note in self.notes:
+            if note.__class__ is not Note:
+                note = self.note_of(note)
             found.setdefault(note.number, []).append(note)
         return found

@@ -17,16 +17,19 @@ class Seen:
     `high` is the end of the run that grows just now; a caller in a hurry may extend it by one itself.
     """
 
-    __slots__ = ("_forgotten", "_highs", "_low", "_lowest", "_lows", "high")
+    __slots__ = ("_forgotten", "_given_up", "_highs", "_low", "_lowest", "_lows", "high")
 
-    def __init__(self) -> None:
-        self._low = 0
-        self.high = -1
+    def __init__(self, first: int = 0) -> None:
+        """`first`: the number that is expected first; others may come before it."""
+        self._low = first
+        self.high = first - 1
         # The other runs, in order; none of them touches another.
         self._lows: list[int] = []
         self._highs: list[int] = []
         # The holes between these two were given up.
         self._lowest, self._forgotten = 0, -1
+        # How many numbers were in them.
+        self._given_up = 0
 
     def add(self, number: int) -> bool:
         """Note a number; returns False where it was there already."""
@@ -49,8 +52,19 @@ class Seen:
             self._give_up(MAX_RUNS // 2)
         return True
 
+    def skip_to(self, number: int) -> None:
+        """Expect `number`, which is above all that were seen: what is between is a hole."""
+        self._insert(self._low, self.high)
+        self._low, self.high = number, number - 1
+        if len(self._lows) > MAX_RUNS:
+            self._give_up(MAX_RUNS // 2)
+
     def _give_up(self, runs: int) -> None:
         lows, highs = self._lows, self._highs
+        before = self._forgotten if self._forgotten >= 0 else highs[0]
+        for low, high in zip(lows[:runs], highs, strict=False):
+            self._given_up += max(0, low - before - 1)
+            before = max(before, high)
         if self._forgotten < 0 or lows[0] < self._lowest:
             self._lowest = lows[0]
         self._forgotten = max(self._forgotten, highs[runs - 1])
@@ -84,6 +98,17 @@ class Seen:
         if self.high >= self._low:
             found.append((self._low, self.high))
         return sorted(found)
+
+    def holes(self, first: int) -> int:
+        """How many numbers from `first` up to the highest one are missing."""
+        runs = self.runs()
+        if self._forgotten >= 0:
+            runs = sorted([*runs, (self._lowest, self._forgotten)])
+        missing = self._given_up
+        for low, high in runs:
+            missing += max(0, low - first)
+            first = max(first, high + 1)
+        return missing
 
     def __sizeof__(self) -> int:
         # A list has 8 bytes for a number, and the number itself takes 32.

@@ -405,7 +405,8 @@ class Span:
             frame = frame.f_back
         self._code = frame.f_code
         self._line = frame.f_lineno
-        record = SpanRecord(self, kind, self.spawned_at, audience.logger_name)
+        numbered = kind != "spawn" or bool(audience.steps)
+        record = SpanRecord(self, kind, self.spawned_at, audience.logger_name, numbered=numbered)
         # What the log says, a view goes on saying when the task is gone.
         self._task_name = record.of_task
         self._audience = audience.narrowed(record)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -32,7 +32,7 @@ def summarize(books: Books, placing: Placing, clock: Any, *, tasks: bool) -> Sna
     names = {name: total.view(books.bounds) for name, total in books.totals.items()}
     return Snapshot(
         taken_at=(now + offset) / 1e9,
-        tasks=_task_views(books, pending, running, now, offset) if tasks else (),
+        tasks=_task_views(books, placing.unfolded, pending, running, now, offset) if tasks else (),
         names=MappingProxyType(names),
         states=MappingProxyType(_states(books, len(pending), len(running))),
         events=MappingProxyType(_events(books, names)),
@@ -45,7 +45,14 @@ def summarize(books: Books, placing: Placing, clock: Any, *, tasks: bool) -> Sna
     )
 
 
-def _task_views(books: Books, pending: set[int], running: set[int], now: int, offset: int) -> tuple[TaskView, ...]:
+def _task_views(
+    books: Books,
+    unfolded: Callable[[Any], Span | ToldSpan],
+    pending: set[int],
+    running: set[int],
+    now: int,
+    offset: int,
+) -> tuple[TaskView, ...]:
     notes = books.retention.notes_by_span()
     views = []
     lookout = Lookout()
@@ -54,7 +61,8 @@ def _task_views(books: Books, pending: set[int], running: set[int], now: int, of
         return task.exited_at + (task.wall_offset if isinstance(task, ToldSpan) else offset)
 
     # In the order in which they ended: they were entered in that in which their batches began.
-    for task in (*books.live.values(), *sorted(books.retention.tasks, key=ended_at)):
+    retained = sorted(map(unfolded, books.retention.tasks), key=ended_at)
+    for task in (*books.live.values(), *retained):
         number, where = task.number, NOWHERE
         if isinstance(task, ToldSpan):
             state = task.state or TaskState.PENDING

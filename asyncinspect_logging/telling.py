@@ -16,7 +16,7 @@ from .fields import FieldPolicy, text_of
 from .records import flaw_of, is_id, is_whole
 from .steps import pack
 
-__all__ = ["Telling", "read"]
+__all__ = ["Telling", "read", "read_slow"]
 
 _MAX_LINKS: Final = 32
 _MAX_HOLDERS: Final = 100
@@ -106,7 +106,11 @@ def _error(value: object, policy: FieldPolicy) -> dict[str, Any] | None:
 
 
 def _slow(value: object, policy: FieldPolicy) -> int | None:
-    """(bucket, count) pairs, packed."""
+    return read_slow(value)
+
+
+def read_slow(value: object) -> int | None:
+    """(bucket, count) pairs, packed; None where they are not that."""
     if type(value) not in (list, tuple):
         return None
     counts: dict[int, int] = {}

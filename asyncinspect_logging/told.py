@@ -151,6 +151,19 @@ class ToldSpan:
             self._merge(telling)
         return True
 
+    def catch_up(self, polls: int, wakes: int, last: Telling | None) -> None:
+        """Take in steps that came after the enter and in order: how many polls and wakes there were, and the last
+        suspend or resume.
+        """
+        self.polls += polls
+        self.wakes += wakes
+        if last is not None:
+            state = next_state(self.state, last.kind)
+            assert state is not None
+            self.state, self._newest = state, last.seq
+            if last.kind == "suspend":
+                self.on, self.suspended_at = last.said.get("on"), last.wall
+
     def _apply_late(self, telling: Telling) -> bool:
         """The span is over already. What an overtaken step counted is in the exit; the rest is still news."""
         kind = telling.kind

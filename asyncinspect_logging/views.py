@@ -27,11 +27,13 @@ def task_view(
     tally, outcome = task.tally, task.outcome
     spawned, entered = task.spawned_at, task.entered_at
     began = entered or spawned
-    ended = now if outcome is None else task.exited_at
     if isinstance(task, ToldSpan):
+        # Its times are by the clock of its process, which may have been another.
+        now += offset - task.wall_offset
         stepped, offset = task.stepped, task.wall_offset
     else:
         stepped = tally is not None
+    ended = now if outcome is None else task.exited_at
     busy = max(0, tally.busy) if tally is not None and stepped else 0
     events = [Event((spawned + offset) / _NS, "spawn", ""), *(Event(n.wall / _NS, n.kind, n.detail) for n in notes)]
     if entered:

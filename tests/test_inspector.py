@@ -461,7 +461,7 @@ def test_nothing_grows_with_the_tasks_that_ever_lived(tell: Tell, listen: Listen
     assert len(books.live) == len(books.folded) == 0
     assert len(books.retention.tasks) == 100
     assert len(inspector._told) == len(inspector._inbox) == 0
-    assert len(places._over) <= placing._MAX_OVER
+    assert len(places._over) <= placing.MAX_OVER
     assert places._waiting_count == sum(map(len, places._waiting.values())) <= placing._MAX_WAITING
     assert len(places._streams) == 1
     assert len(inspector._announced.numbers.runs()) == 1

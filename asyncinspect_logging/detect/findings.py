@@ -55,11 +55,12 @@ class Findings:
             self.kept.remove(finding)
 
 
-def tell(finding: Finding, callbacks: list[Callable[[Finding], object]]) -> None:
-    """Log a finding, and hand it to callbacks. Raises nothing."""
+def tell(finding: Finding, callbacks: list[Callable[[Finding], object]], *, logged: bool = True) -> None:
+    """Log a finding, if it is to be `logged`, and hand it to callbacks. Raises nothing."""
     level = logging.ERROR if finding.kind == DEADLOCK else logging.WARNING
     try:
-        LOGGER.log(level, "%s", finding.message, extra={"finding": finding._asdict()})
+        if logged:
+            LOGGER.log(level, "%s", finding.message, extra={"finding": finding._asdict()})
     except Exception as error:
         warn_once("finding not logged", type(error).__qualname__, "a finding could not be logged: %r", error)
     for callback in callbacks:

@@ -43,6 +43,8 @@ class Waits:
 
     def __init__(self, live: Container[int]) -> None:
         self.live = live
+        #: Whether the tasks and threads of this process are looked at, too.
+        self.first_hand = True
         self.by_owner: dict[int, Wait] = {}
         #: The waits for each resource, by its id, by number of the owner.
         self.waiting_for: dict[int, dict[int, Wait]] = {}
@@ -188,7 +190,7 @@ class Waits:
         return fresh, gone
 
     def _look_at_threads(self) -> None:
-        stopped = self._threads.look(all_tasks) if self.live else []
+        stopped = self._threads.look(all_tasks) if self.live and self.first_hand else []
         self._stopped = {each.owner.number: each for each in stopped}
         self._stops = {id(each.loop): each.owner for each in stopped if each.loop is not None}
 
@@ -207,7 +209,7 @@ class Waits:
         """What can never go on, with what it waits for."""
         starts: list[_Node] = [("resource", id) for id in self.waiting_for]
         starts += [("task", number) for number in self._stopped]
-        if self.live:
+        if self.live and self.first_hand:
             starts += [self._node_of(task) for task in tasks_awaiting_tasks()]
         dead = dead_among(starts, self._needs_of)
         if dead:

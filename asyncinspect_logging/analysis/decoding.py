@@ -1,0 +1,170 @@
+"""A line of a log, decoded: in C and checked there, where it is what we write, and else by the general rules.
+
+Both ways mean the same. What the first does not take goes the second, so it may be as strict as it likes.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from typing import Annotated, Any, Final, Literal
+
+from ..errors import MissingExtraError
+from ..records import KEY, is_id, is_whole
+
+try:
+    import msgspec
+except ImportError:
+    raise MissingExtraError("Reading a log", "replay") from None
+
+__all__ = ["Line", "Ordinary", "Record", "Unreadable", "annotation", "line_decoder", "ordinary", "ordinary_of", "parse"]
+
+_Whole = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+_Id = Annotated[str, msgspec.Meta(min_length=16, max_length=16)]
+_Trace = Annotated[str, msgspec.Meta(min_length=32, max_length=32)]
+_Pairs = tuple[tuple[int, int], ...]
+_Kind = Literal["enter", "exit", "suspend", "wake", "resume", "spawn", "record", "wait", "acquire", "release"]
+_Outcome = Literal["completed", "failed", "cancelled", "abandoned", "interrupted"]
+
+
+# `gc=False`: millions are made, none of them is part of a cycle, and the collector need not walk over them.
+class Record(msgspec.Struct, gc=False):
+    """A payload. Optional keys that are not there are None (or 0); those that no counter needs may be anything."""
+
+    v: Literal[1]
+    kind: _Kind
+    id: _Id
+    t: _Whole
+    wall: _Whole
+    pid: _Whole
+    seq: _Whole
+    name: str | None = None
+    trace: _Trace = None  # type: ignore[assignment]  # None is not taken, and says that it was not there
+    parent: _Id | None = None
+    links: Any = None
+    parent_closed: Any = None
+    task: Any = None
+    thread: Any = None
+    at: Any = None
+    fields: dict[str, Any] = None  # type: ignore[assignment]
+    outcome: _Outcome = None  # type: ignore[assignment]
+    duration: _Whole = None  # type: ignore[assignment]
+    polls: _Whole = 0
+    busy: _Whole = 0
+    scheduled: _Whole = 0
+    max_poll: _Whole = 0
+    wakes: _Whole = 0
+    self_wakes: _Whole = 0
+    slow_polls: _Pairs | None = None
+    slow_waits: _Pairs | None = None
+    error: Any = None
+    on: Any = None
+    #: Of an exit that was taken in: what began the span. A line can say nothing here but null.
+    begun: None = None
+
+    def payload(self) -> dict[str, Any]:
+        """As the protocol spells it."""
+        return {key: value for key in _KEYS if (value := getattr(self, key)) is not None}
+
+
+_KEYS: Final = tuple(key for key in Record.__struct_fields__ if key != "begun")
+
+
+class Line(msgspec.Struct, gc=False):
+    asyncinspect: Record
+
+
+class Ordinary(msgspec.Struct, gc=False, rename={"at_timestamp": "@timestamp"}):
+    """Any other line that is a JSON object: what formatters call the things that we want to know of it."""
+
+    asyncinspect: Any = None
+    v: Any = None
+    kind: Any = None
+    span_id: Any = None
+    message: Any = None
+    event: Any = None
+    msg: Any = None
+    levelname: Any = None
+    level: Any = None
+    severity: Any = None
+    created: Any = None
+    timestamp: Any = None
+    time: Any = None
+    ts: Any = None
+    at_timestamp: Any = None
+    asctime: Any = None
+
+    def is_told(self) -> bool:
+        """Whether the line says to be one of ours after all."""
+        return self.asyncinspect is not None or (self.kind is not None and self.v is not None)
+
+
+def ordinary_of(line: dict[str, Any]) -> Ordinary:
+    return Ordinary(**{key: line.get(name) for key, name in _NAMES.items()})
+
+
+_NAMES: Final = dict(zip(Ordinary.__struct_fields__, Ordinary.__struct_encode_fields__, strict=True))
+line_decoder: Final = msgspec.json.Decoder(Line)
+ordinary: Final = msgspec.json.Decoder(Ordinary).decode
+
+
+class Unreadable(ValueError):
+    """A line is no JSON. The message says why."""
+
+
+def parse(line: bytes) -> Any:
+    """A line that is to be JSON, by the general rules; what no encoding has is replaced.
+
+    Raises Unreadable. (Python's own reader takes what the quick ones do not: NaN, which Python's writer writes, lone
+    surrogates, and whole numbers of any size.)
+    """
+    text = line.decode("utf-8", "replace")
+    try:
+        return json.loads(text, strict=False)
+    except RecursionError:
+        raise Unreadable("its values are nested too deep") from None
+    except ValueError as error:
+        raise Unreadable(f"it is no JSON: {error}") from None
+
+
+_EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+#: Numbers above these are Unix time in ms, µs and ns, not in seconds: the year 5138, and what that is in the others.
+_UNITS: Final = ((1e17, 1), (1e14, 1_000), (1e11, 1_000_000), (0, 1_000_000_000))
+
+
+def annotation(line: Ordinary, wall: int, length: int) -> tuple[int, str, int] | None:
+    """(span number, text, Unix time in ns) of an ordinary line that was written inside a span; None outside of any.
+
+    wall: the time to take where the line has none. length: characters of the message that are shown.
+    """
+    if not is_id(line.span_id):
+        return None
+    level = next((each for each in (line.levelname, line.level, line.severity) if isinstance(each, str)), "")
+    texts = (line.message, line.event, line.msg)
+    text = next((each for each in texts if isinstance(each, str)), None)
+    if text is None:
+        told = next((each for each in texts if each is not None), "")
+        text = f"<{type(told).__name__}>" if isinstance(told, dict | list) else str(told)
+    times = (line.created, line.timestamp, line.time, line.ts, line.at_timestamp, line.asctime)
+    at = next((found for each in times if (found := _wall_of(each)) is not None), wall)
+    return int(line.span_id, 16), f"{level.upper()[:32]} {text[:length]}".lstrip(), at
+
+
+def _wall_of(value: object) -> int | None:
+    """Unix time in ns of what is a number or ISO 8601 (without a zone: local time, as `asctime` is)."""
+    if isinstance(value, str) and len(value) <= 40:
+        try:
+            time = datetime.datetime.fromisoformat(value)
+            passed = time.astimezone(datetime.UTC) - _EPOCH
+        except (ValueError, OverflowError, OSError):
+            return None
+        wall = (passed.days * 86_400 + passed.seconds) * 1_000_000_000 + passed.microseconds * 1_000
+        return wall if is_whole(wall) else None
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1 << 63:
+        unit = next(unit for above, unit in _UNITS if value > above)
+        wall = round(value * unit)
+        return wall if is_whole(wall) else None
+    return None
+
+
+assert Line.__struct_fields__ == (KEY,)

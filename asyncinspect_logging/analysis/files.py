@@ -1,0 +1,238 @@
+"""Logs as lines: files, sets of rotated files, gzip, zstd and stdin, in memory that does not grow with the file.
+
+Several files are read side by side, by the times in them, so that what belongs together comes together.
+"""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import heapq
+import os
+import re
+import stat
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from ..errors import MissingExtraError
+
+__all__ = ["LONG_LINE", "MAX_LINE", "Batch", "LogFileError", "Paths", "Source", "batches", "sources"]
+
+#: Bytes read at a time. The lines of that are worked off together.
+_CHUNK: Final = 1 << 18
+#: A line longer than this is passed over; one longer than the next is looked at with care.
+MAX_LINE: Final = 1 << 24
+LONG_LINE: Final = 1 << 20
+#: Files open at a time.
+_MAX_OPEN: Final = 100
+#: Memory that a zstd file may ask for.
+_MAX_WINDOW: Final = 1 << 27
+_WALL: Final = re.compile(rb'"wall":\s?(\d{1,19})[,}\s]')
+
+
+class LogFileError(ValueError):
+    """A log cannot be read. The message says which, why, and what to do."""
+
+
+class Batch(NamedTuple):
+    """Lines that follow each other in a source. `first`: the number of the first, counted from 1. `cut`: the last has
+    no end. `long`: it is one line of more than `LONG_LINE` bytes. `problem`: these are no lines, but this was wrong.
+    """
+
+    source: Source
+    lines: list[bytes]
+    first: int
+    cut: bool = False
+    long: bool = False
+    problem: str = ""
+
+
+Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+
+def sources(paths: Paths) -> list[Source]:
+    """What `paths` name: a file, a pattern, "-" for stdin, or several of these. Each file once.
+
+    Raises LogFileError for what is not there.
+    """
+    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    if not given:
+        raise LogFileError("no log was given; name a file, a pattern such as 'app.log*', or '-' for stdin")
+    found: dict[str, Source] = {}
+    for each in given:
+        path = str(os.fspath(each))
+        if path == "-":
+            found["-"] = Source("-")
+            continue
+        names = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
+        names = [name for name in names if name == path or not os.path.isdir(name)]
+        if not names:
+            what = "no file matches" if glob.has_magic(path) else "there is no file"
+            raise LogFileError(f"{what} {path!r}; name a log file, a pattern such as 'app.log*', or '-' for stdin")
+        for name in names:
+            if os.path.isdir(name):
+                raise LogFileError(f"{name!r} is a directory; name the files in it, as with {name + '/*.log'!r}")
+            found.setdefault(os.path.realpath(name), Source(name))
+    return list(found.values())
+
+
+class Source:
+    """A log file, or stdin ("-"). `size` in bytes as it is stored, None where that is not known."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.size: int | None = None
+        #: Bytes read, as they are stored; and the time that was met last, Unix time in ns.
+        self.done = 0
+        self.wall = 0
+        if name != "-":
+            try:
+                status = os.stat(name)
+            except OSError as error:
+                raise LogFileError(f"{name!r} cannot be read: {error.strerror}") from None
+            if stat.S_ISREG(status.st_mode):
+                self.size = status.st_size
+
+    def first_wall(self) -> int:
+        """The first time in the file, 0 where none is found near its beginning."""
+        if self.size is None:
+            return 0
+        for data in self._chunks():
+            found = _WALL.search(data)
+            self.done = 0
+            return int(found[1]) if found else 0
+        return 0
+
+    def batches(self, *, timed: bool = False) -> Iterator[Batch]:
+        """All lines. `timed`: say in `wall` when the next ones are of."""
+        number, rest, parts, passing, broken = 1, b"", 0, False, ""
+        chunks = self._chunks()
+        while True:
+            try:
+                data = next(chunks, b"")
+            except (EOFError, OSError, zlib.error, ValueError) as error:
+                # What is compressed and damaged. ValueError: zstandard's errors are made so below.
+                data, broken = b"", f"the file cannot be read on: {error}; make it whole, or leave it out"
+            if not data:
+                break
+            if timed:
+                found = _WALL.search(data)
+                if found:
+                    self.wall = int(found[1])
+            lines = data.split(b"\n")
+            if rest or passing:
+                parts += 1
+                if len(lines) == 1 and not passing and len(rest) + len(data) <= MAX_LINE:
+                    rest += data
+                    continue
+                if passing or len(rest) + len(lines[0]) > MAX_LINE:
+                    rest = b""
+                    if len(lines) == 1:
+                        passing = True
+                        continue
+                    passing = False
+                    del lines[0]
+                    yield Batch(
+                        self, [], number, problem=f"the line is longer than {MAX_LINE >> 20} MB; it is left out"
+                    )
+                    number += 1
+                else:
+                    lines[0] = rest + lines[0]
+                    if len(lines[0]) > LONG_LINE and len(lines) > 1:
+                        yield Batch(self, [lines.pop(0)], number, long=True)
+                        number += 1
+            rest = lines.pop()
+            if lines:
+                yield Batch(self, lines, number)
+                number += len(lines)
+        if passing:
+            yield Batch(self, [], number, problem=f"the line is longer than {MAX_LINE >> 20} MB; it is left out")
+        elif rest:
+            yield Batch(self, [rest], number, cut=True, long=len(rest) > LONG_LINE)
+        if broken:
+            yield Batch(self, [], number, problem=broken)
+
+    def _chunks(self) -> Iterator[bytes]:
+        raw: Any
+        if self.name == "-":
+            raw = sys.stdin.buffer
+        else:
+            try:
+                raw = Path(self.name).open("rb")  # noqa: SIM115 - closed below, unless it is stdin
+            except OSError as error:
+                raise LogFileError(f"{self.name!r} cannot be read: {error.strerror}") from None
+        try:
+            stream = _unpacked(raw)
+            count, read = stream is raw and self.name == "-", _reader(stream)
+            while data := read(_CHUNK):
+                self.done = self.done + len(data) if count or not raw.seekable() else raw.tell()
+                yield data
+        finally:
+            if self.name != "-":
+                raw.close()
+
+
+def _reader(stream: Any) -> Callable[[int], bytes]:
+    # `read1` gives what is there: from a pipe, lines are to come as they are written.
+    read: Callable[[int], bytes] = getattr(stream, "read1", stream.read)
+    return read
+
+
+def _unpacked(raw: Any) -> Any:
+    """What is in the file, by its first bytes and not by its name."""
+    magic = raw.peek(4)[:4] if hasattr(raw, "peek") else b""
+    if magic[:2] == b"\x1f\x8b":
+        return gzip.GzipFile(fileobj=raw)
+    if magic == b"\x28\xb5\x2f\xfd":
+        try:
+            import zstandard
+        except ImportError:
+            raise MissingExtraError("A log that is compressed with zstd", "replay") from None
+        return _Zstd(zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW), raw, zstandard.ZstdError)
+    return raw
+
+
+class _Zstd:
+    """A zstd file, of one frame or several. Where it is cut off, it ends."""
+
+    def __init__(self, decompressor: Any, raw: Any, error: type[Exception]) -> None:
+        self._stream = decompressor.stream_reader(raw, read_across_frames=True)
+        self._error = error
+
+    def read(self, size: int) -> bytes:
+        try:
+            data: bytes = self._stream.read(size)
+        except self._error as error:
+            raise ValueError(str(error)) from None
+        return data
+
+
+def batches(found: list[Source], progress: Callable[[int, int | None], None] | None = None) -> Iterator[Batch]:
+    """The lines of all sources. Of several files, always those next whose time is the earliest."""
+    sizes = [source.size for source in found]
+    total = None if None in sizes else sum(size or 0 for size in sizes)
+    for batch in found[0].batches() if len(found) == 1 else _side_by_side(found):
+        yield batch
+        if progress is not None:
+            progress(sum(source.done for source in found), total)
+    if progress is not None:
+        progress(sum(source.done for source in found), total)
+
+
+def _side_by_side(found: list[Source]) -> Iterator[Batch]:
+    # Files are opened when their time has come: of a set of rotated ones, one is open at a time.
+    waiting = sorted(((source.first_wall(), order) for order, source in enumerate(found)), reverse=True)
+    under_way: list[tuple[int, int, Iterator[Batch]]] = []
+    while waiting or under_way:
+        if waiting and len(under_way) < _MAX_OPEN and (not under_way or waiting[-1][0] <= under_way[0][0]):
+            _, order = waiting.pop()
+            lines = found[order].batches(timed=True)
+        else:
+            _, order, lines = heapq.heappop(under_way)
+        batch = next(lines, None)
+        if batch is not None:
+            yield batch
+            heapq.heappush(under_way, (found[order].wall, order, lines))
