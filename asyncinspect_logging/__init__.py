@@ -11,6 +11,7 @@ from .handler import AsyncInspectHandler
 from .inspector import Inspector
 from .json_logging import json_logging
 from .snapshot import Snapshot
+from .socket_handler import AsyncInspectSocketHandler
 from .spans import Span, annotate, current_span, span
 from .states import TaskState
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 # Without AsyncInspectProcessor, which needs an extra: `import *` must not.
 __all__ = [
     "AsyncInspectHandler",
+    "AsyncInspectSocketHandler",
     "Config",
     "Inspector",
     "Snapshot",

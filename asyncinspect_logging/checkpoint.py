@@ -112,7 +112,7 @@ def _load(saved: Mapping[str, Any], books: Books, placing: Placing) -> None:
     for pid, base, seqs in saved["streams"]:
         placing._streams[_whole(pid), _whole(base)] = _fill(Seen(), seqs)
     for waiting in saved["waiting"]:
-        tellings = [Telling(*one[:-1], _tuples(one[-1])) for one in waiting]
+        tellings = [Telling._make([*one[:-1], _tuples(one[-1])]) for one in waiting]
         placing._waiting[tellings[0].number] = tellings
         placing._waiting_count += len(tellings)
     placing._gaps = _whole(saved["gaps"])

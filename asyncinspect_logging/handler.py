@@ -14,7 +14,7 @@ from .routing import Listener, report
 __all__ = ["AsyncInspectHandler"]
 
 
-class _NoLock:
+class NoLock:
     """What `logging.Handler` takes for a lock. (Since Python 3.13 it does not take None.)"""
 
     def acquire(self) -> None:
@@ -63,7 +63,7 @@ class AsyncInspectHandler(logging.Handler):
 
     def createLock(self) -> None:
         """No lock: the inspector takes records from any thread."""
-        self.lock = _NoLock()  # type: ignore[assignment]
+        self.lock = NoLock()  # type: ignore[assignment]
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -96,7 +96,7 @@ class AsyncInspectHandler(logging.Handler):
         mark = stamping.mark_of(record)
         if mark is None or record.name == log.name or not stamping.first_sight(mark, self.inspector):
             return
-        text = event.get("event", "") if event else _text(record)
+        text = event.get("event", "") if event else text_of_record(record)
         self.inspector.annotate(
             mark.number,
             f"{record.levelname} {str(text)[: self.inspector.config.max_field_length]}",
@@ -114,7 +114,8 @@ class AsyncInspectHandler(logging.Handler):
         super().close()
 
 
-def _text(record: logging.LogRecord) -> str:
+def text_of_record(record: logging.LogRecord) -> str:
+    """Its message, with the arguments in it where that can be done."""
     if not record.args and isinstance(record.msg, str):
         return record.msg
     try:

@@ -1,0 +1,191 @@
+"""Which processes tell of spans, and which of them are gone, so that what they had open does not stay open for ever.
+
+A process is known by the upper half of its span ids, which is random: its pid may be another's on another machine, or
+later. It is gone when its connection is closed, or, where it writes a file, when there is no process of its pid any
+more that began before its last record; and then for a while nothing more was heard of it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from ..inspector import Inspector
+from ..records import KEY, VERSION, is_id, is_whole
+
+__all__ = ["Processes", "base_of", "began_at"]
+
+#: Hex digits of an id that are the same for all spans of a process.
+BASE_DIGITS: Final = 8
+_MAX_PROCESSES: Final = 10_000
+#: Seconds by which the clocks of the kernel and of a record may differ.
+_SLACK: Final = 2.0
+
+
+def base_of(payload: Mapping[str, Any]) -> str | None:
+    """What the ids of its process begin with."""
+    id = payload.get("id")
+    return id[:BASE_DIGITS].lower() if is_id(id) else None
+
+
+class _Process:
+    """`last`: the latest payload that it wrote; `heard`: when that was seen (monotonic seconds). `connected`: how many
+    connections bring its lines; None as long as only files have.
+    """
+
+    __slots__ = ("connected", "heard", "last", "looked_at")
+
+    def __init__(self, last: Mapping[str, Any] | None, heard: float) -> None:
+        self.last = self.looked_at = last
+        self.heard = heard
+        self.connected: int | None = None
+
+
+class Processes:
+    """grace: seconds. local: whether pids in files are those of this machine (and of this container); None: where one
+    of them was once seen to be.
+    """
+
+    def __init__(self, inspector: Inspector, grace: float, local: bool | None) -> None:
+        self._inspector = inspector
+        self._grace = grace
+        self._local = local
+        self._known: OrderedDict[str, _Process] = OrderedDict()
+        #: Spans that were ended because their process was gone.
+        self.interrupted = 0
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def heard(self, payload: Mapping[str, Any]) -> None:
+        """A record came. For each one, and so no more than has to be."""
+        try:
+            self._known[payload["id"][:BASE_DIGITS]].last = payload
+        except (LookupError, TypeError):
+            self._meet(payload)
+
+    def _meet(self, payload: Mapping[str, Any]) -> None:
+        base = base_of(payload)
+        if base is not None:
+            self._process(base).last = payload
+
+    def _process(self, base: str) -> _Process:
+        known = self._known.get(base)
+        if known is None:
+            known = self._known[base] = _Process(None, time.monotonic())
+            if len(self._known) > _MAX_PROCESSES:
+                self._known.popitem(last=False)
+        return known
+
+    def connect(self, base: str) -> None:
+        """A connection begins to bring the lines of a process."""
+        known = self._process(base)
+        known.connected = (known.connected or 0) + 1
+
+    def disconnect(self, base: str) -> None:
+        """And no longer does."""
+        known = self._known.get(base)
+        if known is not None and known.connected:
+            known.connected -= 1
+            known.heard = time.monotonic()
+
+    def look(self) -> None:
+        """End what processes that are gone have left open."""
+        now = time.monotonic()
+        for base, known in list(self._known.items()):
+            if known.last is not known.looked_at:
+                known.looked_at, known.heard = known.last, now
+                if self._local is None and known.connected is None and self._is_here(known):
+                    self._local = True
+            elif not known.connected and now - known.heard >= self._grace and self._is_gone(known):
+                del self._known[base]
+                if known.last is not None:
+                    self._interrupt(base, known.last)
+
+    def _is_here(self, known: _Process) -> bool:
+        pid = known.last["pid"] if known.last else None
+        return pid != os.getpid() and not self._is_gone(known, local=True)
+
+    def _is_gone(self, known: _Process, *, local: bool | None = None) -> bool:
+        if known.connected is not None:
+            return not known.connected
+        last = known.last or {}
+        pid, wall = last.get("pid"), last.get("wall")
+        if not (local or self._local) or not is_whole(pid) or not is_whole(wall):
+            return False
+        began = began_at(pid)
+        return began is None or began > wall / 1e9 + _SLACK
+
+    def _interrupt(self, base: str, last: Mapping[str, Any]) -> None:
+        """End the live spans of a process, at the time of its last record: so long it has lived for certain."""
+        t, wall = last.get("t"), last.get("wall")
+        if not is_whole(t) or not is_whole(wall):
+            return
+        for task in self._inspector.snapshot().tasks:
+            if task.outcome is None and task.id.startswith(base):
+                self.interrupted += 1
+                # No process has the pid 0: in its name, every span is ended once.
+                self._inspector.apply(
+                    {
+                        KEY: {
+                            "v": VERSION,
+                            "kind": "exit",
+                            "id": task.id,
+                            "name": task.name,
+                            "t": t,
+                            "wall": wall,
+                            "pid": 0,
+                            "seq": int(task.id[BASE_DIGITS:], 16),
+                            "outcome": "interrupted",
+                        }
+                    }
+                )
+
+    def dump(self) -> dict[str, Any]:
+        """As values that JSON can hold."""
+        kept = [
+            [base, {key: known.last[key] for key in ("id", "pid", "t", "wall")}, known.connected is not None]
+            for base, known in self._known.items()
+            if known.last is not None and all(key in known.last for key in ("id", "pid", "t", "wall"))
+        ]
+        return {"local": self._local, "known": kept}
+
+    def load(self, saved: Mapping[str, Any]) -> None:
+        """Go on from there; whoever was connected has a while to come again.
+
+        Raises ValueError, TypeError or LookupError for what `dump` never gave.
+        """
+        if self._local is None and saved["local"] is not None:
+            self._local = bool(saved["local"])
+        for base, last, by_socket in saved["known"]:
+            known = self._known[str(base)] = _Process(dict(last), time.monotonic())
+            known.connected = 0 if by_socket else None
+
+
+def began_at(pid: int) -> float | None:
+    """When a process began, in Unix time in seconds, 0.0 where that cannot be told; None where there is none."""
+    if not 0 < pid < 1 << 31:
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except OSError:
+        pass  # it is there, and another user's
+    with suppress(OSError, ValueError, IndexError):
+        # proc(5): the name, in parentheses, may hold anything; the state is the 3rd field, the start the 22nd.
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        if fields[0] in "ZX":
+            return None
+        return _booted_at() + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
+def _booted_at() -> float:
+    """Unix time. By what both clocks say now, since the kernel's own note of it is rounded to seconds."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)

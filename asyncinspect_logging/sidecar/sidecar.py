@@ -1,0 +1,245 @@
+"""The sidecar: one process that counts for others, out of their logs and over a socket."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable
+from contextvars import Context
+from types import TracebackType
+from typing import Any, Final
+
+from ..config import Config
+from ..diagnostics import warn_once
+from ..endpoint import Endpoint, parse_endpoint
+from ..errors import ConfigError
+from ..inspector import Inspector
+from .lines import Reader, Rules
+from .listen import Listener
+from .processes import Processes
+from .state import StateFile
+from .tail import Files
+
+__all__ = ["Sidecar"]
+
+#: Seconds between two looks at the ends of files, at which files there are, and at who is gone.
+_INTERVAL: Final = 0.2
+_SCAN: Final = 1.0
+#: Lines over sockets after which it is time to save, and seconds that must lie between two saves even so.
+_MANY: Final = 2000
+_SHORTEST: Final = 0.5
+#: Of the time, what saving may take.
+_SHARE: Final = 0.05
+
+
+class Sidecar:
+    """Follows the JSON logs of running processes, and takes lines over a socket, into one inspector: what
+    `PrometheusExporter(sidecar.inspector)` serves is exact for all of them.
+
+    paths: logs, as paths or globs. Files that appear later are found, and rotation is followed.
+    follow: False reads what is there and looks at no file again.
+    listen: where to take lines, for `AsyncInspectSocketHandler`: "unix:PATH", "host:port" or a port of 127.0.0.1.
+    state: a file to keep counters and places in, so that a restart goes on from where it was.
+    inspector: default: a new one, with `Config.from_env()`. It must not be used before where there is a state.
+    rules: retrofit rules (`analysis.rules.load_rules`) for the lines of other programs.
+    save_every: seconds between two saves. grace: seconds after which a process that is gone has its open spans ended
+        as interrupted. local: whether pids in the files are those of this machine and container; None finds out.
+    socket_mode: permissions of a Unix socket.
+
+    `run` serves until `stop`; `with Sidecar(…)` does that in a thread. It needs the extra `replay`. Raises ConfigError
+    where something cannot be used, such as a state that another sidecar uses.
+    """
+
+    def __init__(
+        self,
+        paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),
+        *,
+        follow: bool = True,
+        listen: str | int | os.PathLike[str] | None = None,
+        state: str | os.PathLike[str] | None = None,
+        inspector: Inspector | None = None,
+        rules: Rules | None = None,
+        save_every: float = 5.0,
+        grace: float = 10.0,
+        local: bool | None = None,
+        socket_mode: int = 0o600,
+    ) -> None:
+        paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+        if not paths and listen is None:
+            raise ConfigError("neither a log to follow nor an address to listen on; give paths=, or listen=, or both")
+        for name, seconds in (("save_every", save_every), ("grace", grace)):
+            if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 86_400:
+                raise ConfigError(f"{name}={seconds!r} is not a number of seconds; write for example {name}=5.0")
+        endpoint = None if listen is None else parse_endpoint(listen, "listen")
+        self.inspector = Inspector(Config.from_env()) if inspector is None else inspector
+        self._follow = follow
+        self._save_every = float(save_every)
+        self.files = Files(paths)
+        self.reader = Reader(self.inspector, rules)
+        self.processes = Processes(self.inspector, float(grace), local)
+        self.listener: Listener | None = None
+        self._state: StateFile | None = None
+        self._stopping = threading.Event()
+        # How often all that the files held had been read, at the end of a round.
+        self._rounds = 0
+        self._round_over = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        self._scan_at = self._save_at = 0.0
+        self._saved: tuple[Any, ...] = ()
+        try:
+            if state is not None:
+                self._state = StateFile(state)
+            if endpoint is not None:
+                self.listener = Listener(
+                    endpoint, self.reader, self.processes, mode=socket_mode, durable=self._state is not None
+                )
+            if self._state is not None:
+                self._resume(self._state)
+        except BaseException:
+            self._close()
+            raise
+
+    @property
+    def address(self) -> Endpoint | None:
+        """Where it listens; None where it does not."""
+        return None if self.listener is None else self.listener.endpoint
+
+    # -- running -----------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve, in this thread, until `stop` is called; then save, and close what is open. Once only."""
+        try:
+            while not self._stopping.is_set():
+                self.step(_INTERVAL)
+        finally:
+            try:
+                self.save()
+            finally:
+                self._close()
+
+    def stop(self) -> None:
+        """Have `run` return soon. May be called from any thread, from a signal handler, and again."""
+        self._stopping.set()
+
+    def __enter__(self) -> Sidecar:
+        self._thread = threading.Thread(
+            target=Context().run, args=(self._run_in_thread,), name="asyncinspect-sidecar", daemon=True
+        )
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()
+        if self._thread is not None:
+            self._thread.join()
+        if self._failure is not None and error is None:
+            raise self._failure
+
+    def _run_in_thread(self) -> None:
+        try:
+            self.run()
+        except BaseException as failure:
+            self._failure = failure
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait, in another thread than that of `run`, until what the files hold now has been read. Returns whether it
+        was, within `timeout` seconds.
+        """
+        with self._round_over:
+            # The round that is under way may have passed a file already.
+            wanted = self._rounds + 2
+            self.files.moved = True
+            return self._round_over.wait_for(lambda: self._rounds >= wanted, timeout)
+
+    def step(self, timeout: float = 0.0) -> bool:
+        """One round: read what was added to the files, and take in what comes over sockets, for which it waits up to
+        `timeout` seconds where there is nothing else. Returns whether there is more to be read at once.
+        """
+        now = time.monotonic()
+        due = now >= self._scan_at
+        if due or (self._follow and self.files.moved):
+            if self._follow or not self._scan_at:
+                self.files.scan()
+            if due:
+                self._scan_at = now + _SCAN
+        more = self.files.poll(self._take)
+        if not more:
+            with self._round_over:
+                self._rounds += 1
+                self._round_over.notify_all()
+            if due:
+                # Not before all is read that they have written.
+                self.processes.look()
+        wait = 0.0 if more else timeout
+        if self.listener is not None:
+            self.listener.serve(wait)
+            if due:
+                self.listener.sweep()
+        elif wait:
+            self._stopping.wait(wait)
+        self._save_if_due()
+        return more
+
+    def _take(self, path: str, first: int, lines: list[bytes]) -> None:
+        read, heard = self.reader.read, self.processes.heard
+        for number, line in enumerate(lines, first):
+            if line:
+                read(line, heard, path, number)
+
+    # -- from one run to the next ------------------------------------------------------------------------------------
+
+    def _save_if_due(self) -> None:
+        if self._state is None:
+            return
+        now = time.monotonic()
+        since = now - self._save_at + self._save_every
+        many = self.listener is not None and self.listener.unsaved >= _MANY
+        if now >= self._save_at or (many and since >= max(_SHORTEST, self._state.took / _SHARE)):
+            try:
+                self.save()
+            except OSError as error:
+                warn_once("state", str(error.errno), "the state of the sidecar cannot be saved: %s", error)
+            self._save_at = time.monotonic() + max(self._save_every, self._state.took / _SHARE)
+
+    def save(self) -> None:
+        """Write the state, if there is a file for it and anything has changed. Raises OSError."""
+        if self._state is None:
+            return
+        done = (self.reader.lines, self.processes.interrupted, self.files.bytes_read, self.files.too_long)
+        unsaved = 0 if self.listener is None else self.listener.unsaved
+        if done == self._saved and not unsaved:
+            return
+        # In one piece: what was counted, and up to where that was read.
+        self._state.save(
+            {
+                "inspector": self.inspector.checkpoint(),
+                "files": self.files.dump(),
+                "processes": self.processes.dump(),
+                "clients": [] if self.listener is None else self.listener.dump(),
+            }
+        )
+        self._saved = done
+        if self.listener is not None:
+            self.listener.saved()
+
+    def _resume(self, state: StateFile) -> None:
+        saved = state.load()
+        if saved is None:
+            return
+        try:
+            self.inspector.resume(saved["inspector"])
+            self.files.load(saved["files"])
+            self.processes.load(saved["processes"])
+            if self.listener is not None:
+                self.listener.load(saved["clients"])
+        except (ConfigError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise state.unusable(f"cannot be gone on from ({type(error).__name__}: {error})") from error
+
+    def _close(self) -> None:
+        self.files.close()
+        if self.listener is not None:
+            self.listener.close()
+        if self._state is not None:
+            self._state.close()
