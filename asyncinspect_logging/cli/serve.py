@@ -1,0 +1,112 @@
+"""`serve`: /metrics for processes that do not serve it themselves, out of what they log."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+
+from .reading import as_json, log_options, read_rules, tell_report
+
+if TYPE_CHECKING:
+    from ..inspector import Inspector
+
+__all__ = ["serve"]
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  asyncinspect serve service.jsonl                                   # a log that is complete
+  asyncinspect serve 'logs/service-*.jsonl' --follow --state serve.state
+  asyncinspect serve --listen unix:/run/asyncinspect.sock --address 0.0.0.0:9090
+"""
+)
+@click.argument("logs", nargs=-1, metavar="[LOG...]")
+@click.option("--follow", is_flag=True, help="Go on with what is written to the logs, across rotation and restarts.")
+@click.option("--listen", metavar="ADDR", help="Take records on a socket: unix:PATH, or HOST:PORT.")
+@click.option("--state", metavar="FILE", help="Keep counters and places in this file, and go on from it.")
+@click.option(
+    "--address", metavar="HOST:PORT", help="Where /metrics is.  [default: ASYNC_INSPECT_METRICS_PORT, or 9090]"
+)
+@log_options
+@as_json
+def serve(
+    logs: tuple[str, ...],
+    follow: bool,
+    listen: str | None,
+    state: str | None,
+    address: str | None,
+    strict: bool,
+    at: float | None,
+    rules: str | None,
+    machine: bool,
+) -> None:
+    """Serve /metrics from logs, until Ctrl-C or SIGTERM.
+
+    --follow and --listen make it a sidecar of running processes: one exact page for all of them. --json prints one
+    object once it serves, with the addresses.
+    """
+    if not logs and listen is None:
+        raise click.UsageError("name a log, or an address with --listen")
+    if follow or listen is not None or state is not None:
+        if strict or at is not None:
+            raise click.UsageError("--strict and --at are for logs that are complete; leave out --follow and --listen")
+        _sidecar(logs, follow, listen, state, address, rules, machine)
+        return
+    from ..analysis.replay import Replay
+    from .output import progress_bar
+
+    with progress_bar("reading") as progress:
+        reading = Replay(list(logs), at=at, strict=strict, rules=read_rules(rules), progress=progress)
+        inspector = reading.run()
+    tell_report(reading)
+    done = threading.Event()
+    _page(inspector, address, None, machine, done.set, done.wait)
+
+
+def _sidecar(
+    logs: tuple[str, ...],
+    follow: bool,
+    listen: str | None,
+    state: str | None,
+    address: str | None,
+    rules: str | None,
+    machine: bool,
+) -> None:
+    from ..sidecar import Sidecar
+
+    sidecar = Sidecar(logs, follow=follow, listen=listen, state=state, rules=read_rules(rules))
+    listening = None if sidecar.address is None else str(sidecar.address)
+    _page(sidecar.inspector, address, listening, machine, sidecar.stop, sidecar.run)
+
+
+def _page(
+    inspector: Inspector,
+    address: str | None,
+    listening: str | None,
+    machine: bool,
+    stop: Callable[[], object],
+    run: Callable[[], object],
+) -> None:
+    """Serve until SIGTERM, or Ctrl-C, whatever `run` does."""
+    from ..exporters.prometheus import PrometheusExporter
+    from .output import print_json, say
+
+    def end(number: int, frame: FrameType | None) -> None:
+        stop()
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        with PrometheusExporter(inspector).start_server(address) as server:
+            if machine:
+                print_json("serve", {"metrics": server.url, "listen": listening})
+            else:
+                say(f"Metrics at {server.url}" + (f", records taken at {listening}" if listening else ""))
+            run()
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,85 @@
+"""`stats`: what took how long, and what was waited for."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from .reading import as_json, log_options, read_rules, tell_report
+from .text import clean, count, seconds
+
+if TYPE_CHECKING:
+    from ..analysis.profile import NameProfile
+
+__all__ = ["stats"]
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  asyncinspect stats service.jsonl
+  asyncinspect stats service.jsonl --detailed --top 3
+  asyncinspect stats http://127.0.0.1:9090
+  asyncinspect stats service.jsonl --json | jq '.names[] | {name, p99: .durations.p99}'
+"""
+)
+@click.argument("where", nargs=-1, required=True, metavar="WHERE...")
+@click.option("--detailed", is_flag=True, help="Distributions, rankings, hot paths and contention, too.")
+@click.option("--top", type=click.IntRange(1, 1000), default=10, show_default=True, help="Entries of each ranking.")
+@log_options
+@as_json
+def stats(
+    where: tuple[str, ...],
+    detailed: bool,
+    top: int,
+    strict: bool,
+    at: float | None,
+    rules: str | None,
+    machine: bool,
+) -> None:
+    """Show how long spans took, by name.
+
+    Times are exact where all tasks are at hand (logs, exports). Those of a running process are estimated from the
+    buckets of its histograms, and marked with ~.
+    """
+    from ..analysis.loading import load
+    from ..analysis.profile import profile
+    from .output import print_json, print_table, progress_bar, say
+
+    with progress_bar("reading") as progress:
+        source = load(list(where), strict=strict, at=at, rules=read_rules(rules), progress=progress)
+        found = profile(source)
+    tell_report(source)
+    if machine:
+        print_json("stats", found.to_dict())
+        return
+    if detailed:
+        wide = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
+        text = found.render(wide, ascii=not sys.stdout.encoding.lower().startswith("utf"), top=top)
+        click.echo(clean(text, keep="\n", limit=len(text)), nl=False)
+        return
+    names = found.names[:top]
+    print_table(
+        ("span", "#begun", "#open", "#failed", "#cancelled", "#p50", "#p95", "#p99", "#max", "#busy"), map(_row, names)
+    )
+    if len(found.names) > len(names):
+        say(f"and {count(len(found.names) - len(names))} more names; --top shows more")
+    for note in found.notes:
+        say(f"Note: {note}")
+
+
+def _row(of: NameProfile) -> tuple[str, ...]:
+    failed = of.outcomes.get("failed", 0)
+    cancelled = sum(number for outcome, number in of.outcomes.items() if outcome not in ("completed", "failed"))
+    about = "~" if of.durations.basis != "samples" else ""
+    quantiles = (of.durations.p50, of.durations.p95, of.durations.p99)
+    return (
+        of.name,
+        *map(count, (of.spawned, of.live, failed, cancelled)),
+        *(seconds(value) if value is None else about + seconds(value) for value in quantiles),
+        seconds(of.durations.max),
+        seconds(of.busy),
+    )

@@ -1,0 +1,64 @@
+"""Text for people: safe to show whatever a log says, and numbers in units that are read at a glance."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import re
+from typing import Final
+
+__all__ = ["clean", "count", "moment", "seconds", "share"]
+
+#: What a terminal may take for a command, or would show where it does not stand: control characters, marks of writing
+#: direction, line and paragraph separators, lone surrogates.
+_UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+
+def clean(text: object, *, limit: int = 200, keep: str = "") -> str:
+    """`text` in one line of at most `limit` characters, with what a terminal must not get spelled out (as `\\x1b`).
+
+    `keep` are characters to leave as they are, such as "\\n".
+    """
+    shown = text if isinstance(text, str) else str(text)
+    if len(shown) > limit:
+        shown = shown[: limit - 1] + "…"
+    return _UNSAFE.sub(lambda found: found[0] if found[0] in keep else _spelled(found[0]), shown)
+
+
+def _spelled(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def count(number: float) -> str:
+    """A whole number with thousands set apart."""
+    return f"{number:,.0f}"
+
+
+def share(part: float, whole: float) -> str:
+    """A percentage; "–" of nothing."""
+    return f"{100 * part / whole:.1f} %" if whole else "–"
+
+
+def seconds(value: float | None) -> str:
+    """A time with three digits that count: "1.23 ms", "45.6 s", "2 h 05 min"; "–" where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    size = abs(value)
+    if size >= 3600:
+        return f"{value / 3600:.0f} h {size % 3600 / 60:02.0f} min" if size < 1e7 else f"{value / 86400:,.0f} d"
+    if size >= 99.95:
+        return f"{value:.0f} s"
+    for scale, unit in ((1, "s"), (1e-3, "ms"), (1e-6, "µs")):
+        if size >= 0.9995 * scale:
+            scaled = value / scale
+            digits = 2 if abs(scaled) < 9.995 else 1 if abs(scaled) < 99.95 else 0
+            return f"{scaled:.{digits}f} {unit}"
+    return f"{value / 1e-9:.0f} ns" if value else "0"
+
+
+def moment(unix: float) -> str:
+    """A Unix time (s) in ISO 8601, in UTC."""
+    try:
+        return datetime.datetime.fromtimestamp(unix, datetime.UTC).isoformat(timespec="milliseconds")
+    except (OverflowError, OSError, ValueError):
+        return f"{unix:.0f} s after 1970"
