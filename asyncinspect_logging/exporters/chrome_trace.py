@@ -10,6 +10,7 @@ Format: "Trace Event Format", Google, the Chromium project; what `bind_id` does 
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Generator, Iterator
 from itertools import zip_longest
 from typing import IO, Any, Final
@@ -106,8 +107,9 @@ class _Trace:
 
     def __init__(self) -> None:
         self._nodes: dict[str, _Node] = {}
-        # Nodes that are in no other, the oldest first, and those of them whose parent has not come, by its id.
-        self._tops: dict[_Node, None] = {}
+        # Nodes that are in no other, the oldest first, and those of them whose parent has not come, by its id. In a
+        # plain dict the first one would have to be looked for past all that have gone.
+        self._tops: OrderedDict[_Node, None] = OrderedDict()
         self._orphans: dict[str, dict[_Node, None]] = {}
         self._held = 0
         self._arrows = 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import IO, Any, Final, Literal, TypeAlias
 
@@ -188,9 +189,10 @@ class _Stacks:
 
     def __init__(self) -> None:
         self.root = _Frame()
-        self._waiting: dict[str, _Below] = {}
+        # A plain dict would look for its first entry past all that have gone.
+        self._waiting: OrderedDict[str, _Below] = OrderedDict()
         # Name and parent of the tasks that came last.
-        self._known: dict[str, tuple[str, str | None]] = {}
+        self._known: OrderedDict[str, tuple[str, str | None]] = OrderedDict()
         self._frames = 0
 
     def add(self, task: TaskView) -> None:
@@ -221,7 +223,7 @@ class _Stacks:
         self._put(parent, task.name, own, below.frame)
         self._known[task.id] = (task.name, task.parent_id)
         if len(self._known) > _MAX_KNOWN:
-            del self._known[next(iter(self._known))]
+            self._known.popitem(last=False)
 
     def finish(self) -> None:
         """Put what still waits for a parent below as much of its ancestry as is known."""

@@ -29,6 +29,7 @@ _HEAD: Final = f'{{"format":"{FORMAT}","version":{VERSION},"tasks":['
 _MAX_DEPTH: Final = 64
 #: Whole numbers of more bits are written in hexadecimal, which is read in linear time.
 _MAX_BITS: Final = 1024
+_FLOAT_BITS: Final = 1000
 #: The key that marks what JSON has no word for. A mapping that has this key itself is marked, too.
 _MARK: Final = "$"
 _PLAIN: Final = frozenset({str, int, bool, type(None)})
@@ -270,7 +271,8 @@ def _shown(value: Any) -> str:
     """A short text for a value that is wrong."""
     if isinstance(value, dict | list):
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
-    text = repr(value[:60]) if isinstance(value, str) else f"{value:#x}" if isinstance(value, int) else repr(value)
+    # Not in decimal, in which a long number takes long.
+    text = f"{value:#x}" if type(value) is int else repr(value[:60]) if isinstance(value, str) else repr(value)
     return text if len(text) < 80 else text[:79] + "…"
 
 
@@ -300,12 +302,8 @@ def _float(value: Any, at: str) -> float:
     if type(value) is float:
         return value
     plain = _unmarked(value, at) if type(value) is dict else value
-    if type(plain) is int:
-        try:
-            return float(plain)
-        except OverflowError:
-            pass
-    elif type(plain) is float:
+    # A whole number is as good, as long as it is no larger than those that a float has.
+    if type(plain) is float or (type(plain) is int and plain.bit_length() < _FLOAT_BITS):
         return plain
     raise _wrong(value, at, "a number")
 

@@ -47,7 +47,7 @@ def read_source(source: Source, progress: Progress | None = None) -> Reading:
     Raises TypeError if `source` is none of the three.
     """
     taken: Any = source
-    if not isinstance(source, Snapshot) and callable(getattr(source, "snapshot", None)):
+    if not isinstance(source, Snapshot | type) and callable(getattr(source, "snapshot", None)):
         taken = source.snapshot()  # type: ignore[union-attr]
     if isinstance(taken, Snapshot):
         snapshot = taken
