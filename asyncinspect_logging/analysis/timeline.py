@@ -20,6 +20,7 @@ __all__ = [
     "children_first",
     "resource_of",
     "rest_of",
+    "tasks_awaited",
     "tasks_of",
     "times_of",
     "uses_of",
@@ -250,3 +251,16 @@ def uses_of(task: TaskView, times: Times) -> Uses:
     if not (waits or holds or acquired or returned):
         return NOTHING
     return Uses(tuple(waits), tuple(holds), tuple(acquired), tuple(returned))
+
+
+def tasks_awaited(task: TaskView) -> list[tuple[str, float, float]]:
+    """The waits for other tasks that are over, by the timeline: (name of the other one, from, to), in Unix time."""
+    found = []
+    awaited: tuple[str, float] | None = None
+    for at, kind, detail in task.events:
+        if kind == "suspend":
+            awaited = (detail.removeprefix("task:"), at) if detail.startswith("task:") else None
+        elif kind == "resume" and awaited is not None:
+            found.append((*awaited, max(at, awaited[1])))
+            awaited = None
+    return found
