@@ -31,8 +31,8 @@ _PROCESS_BITS: Final = 32
 #: What there is to be found, and what to do about it.
 KINDS: Final[Mapping[str, str]] = {
     "outlives_parent": "Await the child before the parent ends, or give it `parent=None` if it is to go on by itself.",
-    "began_after_parent": "Begin it before the parent ends, or with `parent=None`: its context is that of a span that is "
-    "over.",
+    "began_after_parent": "Begin it before the parent ends, or with `parent=None`: its context is that of a span that "
+    "is over.",
     "before_parent": "A child cannot begin before its parent: look for lines that were edited, or for a clock that was "
     "set while the program ran.",
     "held_at_exit": "Give the lock back in the span that takes it, by `async with`.",
@@ -42,8 +42,8 @@ KINDS: Final[Mapping[str, str]] = {
     "double_enter": "A span object serves once: make a new one each time, or use `span` as a decorator.",
     "double_exit": "A span ends once: leave it by `with`, and do not write records of your own under its id.",
     "never_began": "Its beginning is missing: give all files of the log, those from before a rotation too.",
-    "steps_without_driver": "Step records are written by drivers, and its exit says that it had none: look for records of "
-    "two spans under one id.",
+    "steps_without_driver": "Step records are written by drivers, and its exit says that it had none: look for records "
+    "of two spans under one id.",
     "left_off": "Mend those above first.",
 }
 
@@ -276,8 +276,8 @@ def check_payloads(payloads: Iterable[Mapping[str, Any]], *, limit: int = MAX_FL
     order; what is no record of version 1 is passed over, since `replay` counts it. At most `limit`, and one more that
     says how many there were beyond that.
 
-    The same record again, by its seq, is no flaw: logs are shipped twice. What was said of a span is judged when 100,000
-    others have ended after it, or in the end.
+    The same record again, by its seq, is no flaw: logs are shipped twice. What was said of a span is judged when
+    100,000 others have ended after it, or in the end.
     """
     making = _Records(limit)
     for payload in payloads:
@@ -342,9 +342,7 @@ class _Records:
         if seq > left[0] and t > left[1]:
             add("after_exit", f"{name} has steps after its exit, the last one ({kind}) {(t - left[1]) / 1e9:.6f} s")
         if told.stepless and told.resumes:
-            add(
-                "steps_without_driver", f"{name} was resumed {told.resumes} times, and its exit says that nobody saw it"
-            )
+            add("steps_without_driver", f"{name} was resumed {told.resumes} times, and its exit has one poll, unseen")
 
 
 def _first(times: dict[int, int]) -> tuple[int, int] | None:
