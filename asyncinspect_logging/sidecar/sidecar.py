@@ -159,12 +159,11 @@ class Sidecar:
         """
         now = time.monotonic()
         due = now >= self._scan_at
-        if due or (self._follow and self.files.moved):
-            if self._follow or not self._scan_at:
-                self.files.scan()
-            if due:
-                self._scan_at = now + _SCAN
-        more = self.files.poll(self._take)
+        if (due or self.files.moved) and (self._follow or not self._scan_at):
+            self.files.scan()
+        if due:
+            self._scan_at = now + _SCAN
+        more = self.files.poll(self._take) or (self._follow and self.files.moved)
         if not more:
             with self._round_over:
                 self._rounds += 1

@@ -40,6 +40,8 @@ _MAX_REFUSED: Final = 4096
 _LINGER: Final = 5.0
 #: Seconds after which a compressed file that ends early is not being written any more.
 _PACKING: Final = 10.0
+#: Nanoseconds by which the time in a file may be behind the clock.
+_COARSE: Final = 20_000_000
 _GZIP: Final = b"\x1f\x8b"
 #: Where the name of a file goes on once it is rotated: `app.log.1`, `app.log-20260101.gz`, `app.log.2026-01-01_12`.
 _ROTATED: Final = re.compile(r"[.\-_](?=\d)")
@@ -73,6 +75,11 @@ def _digest(data: bytes) -> str:
     return sha256(data).hexdigest()
 
 
+def _begins_with(data: bytes, size: int, digest: str) -> bool:
+    """Whether these are the first bytes that a file is known by; nothing begins with none."""
+    return 0 < size <= len(data) and _digest(data[:size]) == digest
+
+
 class Files:
     """The files of `paths` (names or globs), and what rotation makes of them: names that go on after theirs.
 
@@ -91,7 +98,7 @@ class Files:
         self._head_sizes: set[int] = set()
         self._refused: OrderedDict[tuple[int, ...], None] = OrderedDict()
         # Rotated files that changed since then (Unix time in ns), and are not known, were missed.
-        self._since = time.time_ns()
+        self._since = time.time_ns() - _COARSE
         self._turn = 0
         # Of packed files, what was unpacked and not handed over yet.
         self._rests: dict[_Key, bytes] = {}
@@ -159,13 +166,21 @@ class Files:
         if head is None:
             return
         file = _File(path, state[:2], packed=packed)
+        alike = [
+            other
+            for other in self._files.values()
+            if _begins_with(head, other.head_size, other.head)
+            # Not read yet, and perhaps renamed and copied meanwhile.
+            or (not own and not other.head_size and os.path.dirname(other.path) == os.path.dirname(path))
+        ]
+        # One of which it is a copy: whether the copy is needed will show when that one is cut off, or gone.
+        if any(self._begins_so(other, head) for other in alike):
+            return
         before = self._known_by(head)
         if before is not None:
             file.head, file.head_size, file.offset, file.lines = before
             # From now on it is this file that is known by it.
             del self._read[file.head]
-        elif self._is_copy(head, packed=packed):
-            return  # whether it is needed will show when the other one is cut off
         elif not own and status.st_mtime_ns <= self._since:
             self._refused[state] = None
             if len(self._refused) > _MAX_REFUSED:
@@ -174,33 +189,32 @@ class Files:
         self._files[file.key] = file
 
     def _known_by(self, head: bytes) -> tuple[str, int, int, int] | None:
-        for size in self._head_sizes:
-            if 0 < size <= len(head):
+        for size in sorted(self._head_sizes, reverse=True):
+            if size <= len(head):
                 digest = _digest(head[:size])
                 known = self._read.get(digest)
                 if known is not None and known[0] == size:
                     return digest, *known
         return None
 
-    def _is_copy(self, head: bytes, *, packed: bool) -> bool:
-        """Whether another file that is being read begins just so."""
-        digests: dict[int, str] = {}
-        for other in self._files.values():
-            size = other.head_size
-            if size == len(head) or (packed and size < len(head)):
-                if size not in digests:
-                    digests[size] = _digest(head[:size])
-                if size and other.head == digests[size]:
-                    return True
-        return False
+    def _begins_so(self, file: _File, head: bytes) -> bool:
+        """Whether a file that was known to begin like `head` does so now, as far as that goes."""
+        if file.packed:
+            return file.head_size > 0
+        try:
+            held = self._descriptor(file)
+            now = b"" if held is None else os.pread(held, _HEAD, 0)
+        except OSError:
+            return False
+        if held is not None and file.head_size and not _begins_with(now, file.head_size, file.head):
+            self._cut_off(file)
+            return False
+        return bool(head) and now.startswith(head)
 
     def _forget(self, file: _File) -> None:
         """A file is gone: what was read of it counts for its copies."""
         del self._files[file.key]
         self._close(file.key)
-        self._remember(file)
-
-    def _remember(self, file: _File) -> None:
         if file.head_size and file.offset:
             self._read[file.head] = (file.head_size, file.offset, file.lines)
             self._read.move_to_end(file.head)
@@ -223,9 +237,10 @@ class Files:
             try:
                 done, further = self._poll_one(file, take, now)
             except OSError as error:
-                if not isinstance(error, FileNotFoundError):
+                if isinstance(error, FileNotFoundError):
+                    self.moved = True
+                else:
                     warn_once("follow", file.path, "%s cannot be read: %s", file.path, error)
-                self.moved = True
                 continue
             left -= done
             self.bytes_read += done
@@ -252,9 +267,9 @@ class Files:
         chunk = os.pread(held, _CHUNK, file.offset)
         # After the chunk: a file that was cut off before it has another head by now, or none.
         head = os.pread(held, _HEAD, 0)
-        if status.st_size < file.offset or (file.head_size and _digest(head[: file.head_size]) != file.head):
+        if status.st_size < file.offset or (file.head_size and not _begins_with(head, file.head_size, file.head)):
             self._cut_off(file)
-            return 0, True
+            return 0, False
         if file.unnamed_since is not None:
             file.unnamed_since = now
         full = len(chunk) == _CHUNK
@@ -302,10 +317,10 @@ class Files:
             file.offset += len(rest)
 
     def _cut_off(self, file: _File) -> None:
-        """The file begins anew under its inode: a copy of what it was may be somewhere, and hold more than was read."""
-        self._remember(file)
-        file.offset = file.lines = file.head_size = 0
-        file.head, file.skipping, file.last = "", False, None
+        """The file begins anew, or another one has its inode: it is met again, and a copy of what it was may be somewhere
+        and hold more than was read.
+        """
+        self._forget(file)
         self._refused.clear()
         self.moved = True
 
@@ -381,7 +396,7 @@ class Files:
         """How far everything was read, as values that JSON can hold."""
         slots = ("path", "offset", "lines", "head", "head_size", "skipping", "packed")
         return {
-            "since": time.time_ns(),
+            "since": self._since,
             "files": [
                 {"key": list(file.key), "done": file.packed and file.last is not None}
                 | {slot: getattr(file, slot) for slot in slots}
