@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import zstandard
 
 from asyncinspect_logging import Inspector
 from asyncinspect_logging.analysis import pages
-from asyncinspect_logging.analysis.loading import LoadError, load
+from asyncinspect_logging.analysis.loading import load
 from asyncinspect_logging.analysis.pages import PageError, fetch_page, read_page
 from asyncinspect_logging.exporters.prometheus import PrometheusExporter
 from asyncinspect_logging.snapshot import Snapshot

@@ -84,8 +84,11 @@ def _head(source: Source) -> bytes:
     """How a file begins; b"" where it could not be read again from there, and so must be a log."""
     if source.name == "-":
         stream: Any = sys.stdin.buffer
-        found = stream.peek(_HEAD)[:_HEAD] if hasattr(stream, "peek") else b""
-        # What is compressed is a log: an export is seldom long enough to be, and a pipe is not read twice.
+        # What comes compressed through a pipe is a log. (A stream without `peek` is one that stands in for stdin.)
+        if hasattr(stream, "peek"):
+            return bytes(stream.peek(_HEAD)[:_HEAD])
+        found = stream.read(_HEAD) if stream.seekable() else b""
+        stream.seek(-len(found), os.SEEK_CUR)
         return bytes(found)
     if source.size is None:
         return b""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Final, NoReturn
 
 from ..errors import MissingExtraError
 
-__all__ = ["BROKEN_PIPE", "FAILED", "INTERRUPTED", "NAME", "UNUSABLE", "main"]
+__all__ = ["BROKEN_PIPE", "FAILED", "INTERRUPTED", "NAME", "UNUSABLE", "EndedError", "main"]
 
 NAME: Final = "asyncinspect"
 #: Exit statuses: a condition failed, or `--strict` found something; the command or its input cannot be used; Ctrl-C;
@@ -20,30 +21,40 @@ INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
 
 
+class EndedError(Exception):
+    """The command was ended from outside, which is no error: by Ctrl-C, or since nobody reads its output any longer.
+    (What click makes of KeyboardInterrupt and BrokenPipeError is not what a shell expects.)
+    """
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+        super().__init__(status)
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command, with the process's own arguments unless others are given, and exit."""
     try:
         status = _run(arguments)
         sys.stdout.flush()
+    except EndedError as end:
+        status = end.status
     except BrokenPipeError:
-        _close_stdout()
         status = BROKEN_PIPE
     except KeyboardInterrupt:
         status = INTERRUPTED
+    if status == BROKEN_PIPE:
+        _close_stdout()
     sys.exit(status)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    try:
-        import click
-        import rich  # noqa: F401
-
-        from .commands import commands
-    except ImportError as error:
-        if error.name not in ("click", "rich"):
-            raise
+    if find_spec("click") is None or find_spec("rich") is None:
         print(MissingExtraError(f"the command {NAME}", "cli"), file=sys.stderr)
         return UNUSABLE
+    import click
+
+    from .commands import commands
+
     for stream in (sys.stdout, sys.stderr):
         # A terminal or a pipe in some other encoding gets what it can show.
         if hasattr(stream, "reconfigure"):

@@ -9,7 +9,7 @@ from typing import IO, Any, Final
 import click
 
 from ..errors import ConfigError, MissingExtraError
-from . import FAILED, NAME, UNUSABLE
+from . import BROKEN_PIPE, FAILED, INTERRUPTED, NAME, UNUSABLE, EndedError
 from .text import clean
 
 __all__ = ["StrictError", "UnusableError", "commands"]
@@ -60,11 +60,13 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise EndedError(INTERRUPTED) from error
         except (ConfigError, MissingExtraError) as error:
             raise UnusableError(str(error)) from error
         except OSError as error:
             if isinstance(error, BrokenPipeError):
-                raise
+                raise EndedError(BROKEN_PIPE) from error
             raise UnusableError(_said(error)) from error
         except ValueError as error:
             if _is_strict(error):

@@ -49,7 +49,7 @@ def graph(
     """
     from ..analysis.graph import graph as graph_of
     from ..analysis.loading import load
-    from .output import print_json, print_table, progress_bar
+    from .output import is_ascii, print_json, print_table, progress_bar
     from .text import count, seconds
 
     with progress_bar("reading") as progress:
@@ -85,5 +85,5 @@ def graph(
     elif form == "mermaid":
         text = found.to_mermaid()
     else:
-        text = found.to_text(ascii=not sys.stdout.encoding.lower().startswith("utf"))
+        text = found.to_text(ascii=is_ascii())
     click.echo(clean(text, keep="\n\t", limit=len(text)) if sys.stdout.isatty() or form == "text" else text)

@@ -22,10 +22,12 @@ from rich.text import Text
 
 from .text import clean
 
-__all__ = ["print_json", "print_table", "progress_bar", "say", "title", "to_stdout", "warn"]
+__all__ = ["is_ascii", "print_json", "print_table", "progress_bar", "say", "title", "to_stdout", "warn"]
 
 #: Width where nobody looks on: nothing is to be cut then.
 _WIDE: Final = 10_000
+
+_IN_ASCII: Final = {ord("µ"): "u", ord("–"): "-", ord("…"): "..."}
 
 #: Styles of the words that are states and outcomes, wherever they stand.
 STYLES: Final = {
@@ -46,30 +48,50 @@ def _console(*, stderr: bool = False) -> Console:
     return console
 
 
+def _text(value: object, style: str = "", *, stderr: bool = False, limit: int = 200) -> Text:
+    """What may be shown, and can be: in ASCII where there is nothing else."""
+    shown, encoding = clean(value, limit=limit), _encoding(stderr=stderr)
+    if not _is_unicode(encoding):
+        shown = shown.translate(_IN_ASCII).encode(encoding, "backslashreplace").decode(encoding)
+    return Text(shown, style)
+
+
+def _encoding(*, stderr: bool = False) -> str:
+    return getattr(sys.stderr if stderr else sys.stdout, "encoding", None) or "ascii"
+
+
+def _is_unicode(encoding: str) -> bool:
+    return encoding.lower().startswith("utf")
+
+
+def is_ascii() -> bool:
+    """Whether stdout takes no Unicode."""
+    return not _is_unicode(_encoding())
+
+
 def say(text: object = "", *, style: str = "", limit: int = 2000) -> None:
     """A line of text."""
-    _console().print(Text(clean(text, limit=limit), style=style))
+    _console().print(_text(text, style, limit=limit))
 
 
 def title(text: object) -> None:
-    _console().print(Text(clean(text), style="bold"))
+    _console().print(_text(text, "bold"))
 
 
 def warn(text: object) -> None:
     """A line on stderr."""
-    _console(stderr=True).print(Text(clean(text, limit=2000), style="yellow"))
+    _console(stderr=True).print(_text(text, "yellow", stderr=True, limit=2000))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, indent: bool = False) -> None:
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Rows of texts and numbers. A column whose name begins with `#` is aligned right."""
     console = _console()
-    utf8 = (getattr(sys.stdout, "encoding", "") or "").lower().startswith("utf")
-    table = Table(box=ROUNDED if utf8 else ASCII2, header_style="bold", pad_edge=True)
+    table = Table(box=ASCII2 if is_ascii() else ROUNDED, header_style="bold", pad_edge=True)
     for column in columns:
         right = column.startswith("#")
         table.add_column(column.removeprefix("#"), justify="right" if right else "left", no_wrap=right, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(shown := clean(cell), style=STYLES.get(shown, "")) for cell in row))
+        table.add_row(*(_text(cell, STYLES.get(str(cell), "")) for cell in row))
     console.print(table)
 
 

@@ -48,12 +48,14 @@ Exit status: 1 where a variable cannot be used.
 )
 @click.option("--presets", is_flag=True, help="Show the presets beside each other instead.")
 @as_json
-def config(presets: bool, machine: bool) -> int:
+@click.pass_context
+def config(ctx: click.Context, presets: bool, machine: bool) -> None:
     """Show the settings that the environment gives, and where each of them comes from."""
     from .output import print_json, print_table, warn
 
     if presets:
-        return _presets(machine)
+        _presets(machine)
+        return
     rows, problems, warnings = _settings()
     if machine:
         print_json("config", {"settings": rows, "errors": problems, "warnings": warnings})
@@ -64,10 +66,11 @@ def config(presets: bool, machine: bool) -> int:
         )
         for text in [*problems, *warnings]:
             warn(text)
-    return FAILED if problems else 0
+    if problems:
+        ctx.exit(FAILED)
 
 
-def _presets(machine: bool) -> int:
+def _presets(machine: bool) -> None:
     from .output import print_json, print_table
 
     values = {name: make() for name, make in _PRESETS.items()}
@@ -76,7 +79,6 @@ def _presets(machine: bool) -> int:
     else:
         rows = [(name, *(_shown(getattr(v, name)) for v in values.values())) for name in _values(Config())]
         print_table(("setting", *values), [row for row in rows if len(set(row[1:])) > 1])
-    return 0
 
 
 def _settings() -> tuple[list[dict[str, Any]], list[str], list[str]]:

@@ -47,7 +47,7 @@ def stats(
     """
     from ..analysis.loading import load
     from ..analysis.profile import profile
-    from .output import print_json, print_table, progress_bar, say
+    from .output import is_ascii, print_json, print_table, progress_bar, say
 
     with progress_bar("reading") as progress:
         source = load(list(where), strict=strict, at=at, rules=read_rules(rules), progress=progress)
@@ -58,7 +58,7 @@ def stats(
         return
     if detailed:
         wide = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
-        text = found.render(wide, ascii=not sys.stdout.encoding.lower().startswith("utf"), top=top)
+        text = found.render(wide, ascii=is_ascii(), top=top)
         click.echo(clean(text, keep="\n", limit=len(text)), nl=False)
         return
     names = found.names[:top]

@@ -43,17 +43,18 @@ def seconds(value: float | None) -> str:
     """A time with three digits that count: "1.23 ms", "45.6 s", "2 h 05 min"; "–" where there is none."""
     if value is None or not math.isfinite(value):
         return "–"
-    size = abs(value)
+    size = max(0.0, value)
     if size >= 3600:
-        return f"{value / 3600:.0f} h {size % 3600 / 60:02.0f} min" if size < 1e7 else f"{value / 86400:,.0f} d"
+        hours, minutes = divmod(round(size / 60), 60)
+        return f"{hours} h {minutes:02} min" if size < 1e7 else f"{size / 86400:,.0f} d"
     if size >= 99.95:
-        return f"{value:.0f} s"
+        return f"{size:.0f} s"
     for scale, unit in ((1, "s"), (1e-3, "ms"), (1e-6, "µs")):
         if size >= 0.9995 * scale:
-            scaled = value / scale
-            digits = 2 if abs(scaled) < 9.995 else 1 if abs(scaled) < 99.95 else 0
+            scaled = size / scale
+            digits = 2 if scaled < 9.995 else 1 if scaled < 99.95 else 0
             return f"{scaled:.{digits}f} {unit}"
-    return f"{value / 1e-9:.0f} ns" if value else "0"
+    return f"{size / 1e-9:.0f} ns" if size else "0"
 
 
 def moment(unix: float) -> str:
