@@ -51,6 +51,21 @@ class _Kept(NamedTuple):
     uses: Uses
 
 
+class _End(NamedTuple):
+    """One end of an edge, and what edge that is. `is_target`: which end. `claimed`: it is said of the task at the other
+    end by somebody else, and counts where that one does not say it.
+    """
+
+    node: str
+    kind: str
+    is_target: bool
+    claimed: bool = False
+
+
+#: By kind of what is waited for, what those did who are listed with the wait: an edge, and whether to the resource.
+_SERVING: Final = {**dict.fromkeys(HELD, ("held", True)), "queue get": ("sent", True), "queue put": ("sent", False)}
+
+
 class _Resource:
     __slots__ = ("held", "label", "tasks")
 
@@ -74,8 +89,7 @@ class Relations:
         self._left_off = 0
         # By span id: the node of its name; and what is to be told of a task when its name is known.
         self._known: OrderedDict[str, str] = OrderedDict()
-        self._unknown: OrderedDict[str, list[Callable[[str], None]]] = OrderedDict()
-        self._unknown_count = 0
+        self._unknown: OrderedDict[str, dict[_End, tuple[int, float]]] = OrderedDict()
 
     def take(self, task: TaskView) -> None:
         """Each task once."""
@@ -95,12 +109,12 @@ class Relations:
         self._kept.append(kept)
         node = f"name:{name}"
         self._know(task.id, node)
-        self._relate(kept, node, self._when_known)
+        self._relate(kept, node, self._link)
         for each in kept.awaited:
             self._edge(node, f"name:{each.name}", "awaited", each.until - each.since)
         uses = kept.uses
-        used = {use.resource.whole for use in uses.waits} | {use.resource.whole for use in uses.holds}
-        for resource in used | {each.whole for each in uses.acquired}:
+        used = [*(use.resource.whole for use in uses.waits), *(use.resource.whole for use in uses.holds)]
+        for resource in dict.fromkeys([*used, *(each.whole for each in uses.acquired)]):
             self._resource(resource).tasks += 1
         for hold in uses.holds:
             self._resource(hold.resource.whole).held += hold.seconds
@@ -111,21 +125,28 @@ class Relations:
         self._known[id] = node
         if len(self._known) > _MAX_KNOWN:
             self._known.popitem(last=False)
-        told = self._unknown.pop(id, ())
-        self._unknown_count -= len(told)
-        for tell in told:
-            tell(node)
+        for end, (times, seconds) in self._unknown.pop(id, {}).items():
+            self._join(node, end, times, seconds)
 
-    def _when_known(self, id: str, tell: Callable[[str], None]) -> None:
+    def _link(self, id: str, end: _End, seconds: float) -> None:
+        """Join the node of a span to an `end`, now or when the span is known."""
         node = self._known.get(id)
         if node is not None:
-            tell(node)
+            self._join(node, end, 1, seconds)
             return
-        self._unknown.setdefault(id, []).append(tell)
-        self._unknown_count += 1
-        while self._unknown_count > _MAX_KNOWN:
-            self._left_off += 1
-            self._unknown_count -= len(self._unknown.popitem(last=False)[1])
+        ends = self._unknown.setdefault(id, {})
+        self._unknown.move_to_end(id)
+        times, before = ends.get(end, (0, 0.0))
+        ends[end] = times + 1, before + seconds
+        if len(self._unknown) > _MAX_KNOWN:
+            self._left_off += len(self._unknown.popitem(last=False)[1])
+
+    def _join(self, node: str, end: _End, times: int, seconds: float) -> None:
+        source, target = (node, end.node) if end.is_target else (end.node, node)
+        if not end.claimed:
+            self._edge(source, target, end.kind, seconds, times)
+        elif len(self._claims) < _MAX_EDGES:
+            self._claims[source, target, end.kind] = None
 
     def _resource(self, resource: Resource) -> _Resource:
         return self._resources[self._resource_node(resource)]
@@ -149,31 +170,20 @@ class Relations:
         count, sum = before or (0, 0.0)
         self.edges[key] = count + times, sum + seconds
 
-    def _claim(self, source: str, target: str, kind: str) -> None:
-        """Somebody else says so; it counts where the task itself does not."""
-        if len(self._claims) < _MAX_EDGES:
-            self._claims[source, target, kind] = None
-
-    def _relate(self, kept: _Kept, node: str, named: Callable[[str, Callable[[str], None]], None]) -> None:
-        """Add the edges of a task, whose node is `node`; `named` calls back with the node of a span id."""
-        member, edge, claim = kept.member, self._edge, self._claim
+    def _relate(self, kept: _Kept, node: str, link: Callable[[str, _End, float], None]) -> None:
+        """Add the edges of a task, whose node is `node`; `link` joins the node of a span id to an end."""
+        member, edge = kept.member, self._edge
         if member.parent_id is not None:
-            lasted = member.times.ended - member.times.began
-            named(member.parent_id, lambda parent: edge(parent, node, "spawned", lasted))
+            link(member.parent_id, _End(node, "spawned", True), member.times.ended - member.times.began)
         for id in kept.awaiting:
-            waiting = kept.waiting
-            named(id, lambda awaited, waiting=waiting: edge(node, awaited, "awaited", waiting))  # type: ignore[misc]
+            link(id, _End(node, "awaited", False), kept.waiting)
         for wait in kept.uses.waits:
             whole = self._resource_node(wait.resource.whole)
             edge(node, whole, "waited", wait.seconds)
-            kind = wait.resource.kind
-            for holder in wait.holders:
-                if kind in HELD:
-                    named(holder, lambda by, whole=whole: claim(by, whole, "held"))  # type: ignore[misc]
-                elif kind == "queue get":
-                    named(holder, lambda by, whole=whole: claim(by, whole, "sent"))  # type: ignore[misc]
-                elif kind == "queue put":
-                    named(holder, lambda by, whole=whole: claim(whole, by, "sent"))  # type: ignore[misc]
+            serving = _SERVING.get(wait.resource.kind)
+            if serving is not None:
+                for holder in wait.holders:
+                    link(holder, _End(whole, *serving, True), 0.0)
         for hold in kept.uses.holds:
             edge(node, self._resource_node(hold.resource.whole), "held", hold.seconds)
         for resource in kept.uses.acquired:
@@ -196,16 +206,17 @@ class Relations:
         else:
             self.edges, self._claims = {}, {}
             self._by_task()
-        self.nodes += [(key, "resource", of.label, of.tasks, of.held, "") for key, of in self._resources.items()]
+        resources = [(key, "resource", of.label, of.tasks, of.held, "") for key, of in self._resources.items()]
+        self.nodes += sorted(resources, key=lambda node: (-node[4], node[0]))
         for key in self._claims:
             self.edges.setdefault(key, (1, 0.0))
         if len(self.nodes) > max_nodes:
             notes.append(f"of {len(self.nodes):,} names and resources, those with the least time are one: {OTHER}")
             self._cut(max_nodes)
-        there = {node[0] for node in self.nodes}
-        self.edges = {key: value for key, value in self.edges.items() if key[0] in there and key[1] in there}
         if by_name:
             self.nodes.sort(key=lambda node: (node[1] == "resource", -node[4], node[0]))
+        there = {node[0] for node in self.nodes}
+        self.edges = {key: value for key, value in self.edges.items() if key[0] in there and key[1] in there}
         if self.tasks > len(self._kept):
             notes.append(f"the critical path is of the last {len(self._kept):,} tasks to end")
         if self._left_off:
@@ -221,12 +232,12 @@ class Relations:
         ]
         known = {each.id for each in members}
 
-        def named(id: str, tell: Callable[[str], None]) -> None:
+        def link(id: str, end: _End, seconds: float) -> None:
             if id in known:
-                tell(f"task:{id}")
+                self._join(f"task:{id}", end, 1, seconds)
 
         for kept in self._kept:
-            self._relate(kept, f"task:{kept.member.id}", named)
+            self._relate(kept, f"task:{kept.member.id}", link)
         for kept, other, awaited in self._resolved():
             self._edge(f"task:{kept.member.id}", f"task:{other.id}", "awaited", awaited.until - awaited.since)
 
