@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from . import process
 from .routing import deliver_held
+from .stacks import thread_idents
 from .steps import stepping
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def running_spans() -> list[Span]:
     """
     tops: list[Span | None] = [open_of.get(steps._key) for steps in list(stepping.values()) if steps.started]
     tops += [open_of.get(id(task)) for task in _tasks_running()]
-    tops += [open_of.get(-ident) for ident in sys._current_frames()]
+    tops += [open_of.get(-ident) for ident in thread_idents()]
     running: list[Span] = []
     for top in tops:
         while top is not None:

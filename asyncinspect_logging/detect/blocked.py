@@ -22,6 +22,7 @@ from ..driver import qualname_of
 from ..routing import Clock
 from ..snapshot import Finding
 from ..spans import Span
+from ..stacks import current_frames
 from ..steps import stepping
 from .findings import tell
 from .loop import HANDLE_RUN, Heart, collections, hearts
@@ -188,7 +189,7 @@ def _stack(heart: Heart) -> list[str] | None:
     """The frames of the loop's callback, innermost last, without ours: "file:line function". None if it waits in its
     selector, or is held by a debugger: then it is not blocked.
     """
-    innermost = sys._current_frames().get(_thread(heart))
+    innermost = current_frames().get(_thread(heart))
     frames: list[FrameType] = []
     frame = innermost
     below = False

@@ -27,6 +27,7 @@ from typing import Any, Final, NamedTuple
 from .. import driver
 from ..driven import DrivenSpan
 from ..driver import Driver
+from ..stacks import current_frames
 
 __all__ = [
     "Chain",
@@ -220,7 +221,7 @@ def texts_of(frames: Iterable[tuple[FrameType, str, str]]) -> tuple[str, ...]:
 
 def running_frames(frame: FrameType) -> list[FrameType]:
     """The stack of the thread that runs `frame`, from that inwards, or nothing where no thread does."""
-    for innermost in sys._current_frames().values():
+    for innermost in current_frames().values():
         found: list[FrameType] = []
         at: FrameType | None = innermost
         while at is not None:
@@ -234,7 +235,7 @@ def running_frames(frame: FrameType) -> list[FrameType]:
 def thread_frames(ident: int) -> list[FrameType]:
     """What a thread runs, outermost first: the frames of the application, or all where there is none of those."""
     found = []
-    at = sys._current_frames().get(ident)
+    at = current_frames().get(ident)
     while at is not None:
         found.append(at)
         at = at.f_back

@@ -27,6 +27,7 @@ from functools import lru_cache
 from types import BuiltinMethodType, CodeType, FrameType, GeneratorType, MemberDescriptorType, MethodType
 from typing import Any, Final, NamedTuple
 
+from ..stacks import current_frames
 from .chains import is_of_application, local, walk
 from .held import THREAD_LOCK, Hold, Owner, Place, Resource, Wait, new_id
 from .loop import hearts
@@ -92,7 +93,7 @@ class Threads:
             return []
         at: dict[int, _At] = {}
         waiting: list[tuple[int, FrameType, tuple[str, ...]]] = []
-        for ident, frame in sys._current_frames().items():
+        for ident, frame in current_frames().items():
             code = frame.f_code
             if ident == get_ident() or code in _WAITING_FOR_NEWS:
                 continue
@@ -108,7 +109,7 @@ class Threads:
             for ident, frame, operand in waiting if held else ():
                 found = held.get(id(_value(frame, operand)))
                 # Its locals were read while it may have gone on.
-                if found is None or sys._current_frames().get(ident) is not frame or frame.f_lasti != at[ident][1]:
+                if found is None or current_frames().get(ident) is not frame or frame.f_lasti != at[ident][1]:
                     continue
                 key = ident, id(found.lock)
                 known = before.get(key)
