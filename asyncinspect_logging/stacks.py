@@ -1,8 +1,8 @@
 """What the threads of this interpreter are at.
 
-`sys._current_frames()` gives the threads of all interpreters of the process. One with a GIL of its own (PEP 684; Python
-3.12 and later) goes on meanwhile, and a frame object made of its frame, or freed, takes the process down. So while there
-are several interpreters, nothing is asked.
+`sys._current_frames()` gives the threads of all interpreters of the process. One with a GIL of its own (PEP 684;
+Python 3.12 and later) goes on meanwhile, and a frame object made of its frame, or freed, takes the process down. So
+while there are several interpreters, nothing is asked.
 """
 
 from __future__ import annotations
@@ -42,4 +42,5 @@ _is_main_alone: Final = partial(eq, [(0, 1)])
 
 def thread_idents() -> list[int]:
     """The ids of all threads that are known."""
-    return list(current_frames() or getattr(threading, "_active", ()))
+    frames = current_frames()
+    return list(frames) if frames else [thread.ident for thread in threading.enumerate() if thread.ident is not None]

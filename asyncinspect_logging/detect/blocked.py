@@ -7,7 +7,6 @@ answers at once, and one that was stopped owes nothing.
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections import deque
 from collections.abc import Sequence
 from inspect import CO_COROUTINE
