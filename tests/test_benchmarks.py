@@ -135,7 +135,23 @@ def test_every_row_is_measured_by_some_group(load: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "group", ["spans", "unheard", "structlog", "tasks", "steps", "gc", "memory", "pages", "live", "deadlocks", "found"]
+    "group",
+    [
+        "spans",
+        "unheard",
+        "structlog",
+        "tasks",
+        "steps",
+        "gc",
+        "memory",
+        "pages",
+        "live",
+        "deadlocks",
+        "found",
+        "export",
+        "export tables",
+        "export pictures",
+    ],
 )
 def test_group_runs(group: str, load: Any) -> None:
     """Each group of ours gives figures, all of them numbers, and leaves no handler behind."""

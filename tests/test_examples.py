@@ -104,3 +104,12 @@ def test_findings() -> None:
     kinds = re.findall(r"^(\w+): ", run("findings"), re.MULTILINE)
     assert sorted(kinds) == sorted([*LINTS, "blocked_loop", "deadlock", "findings"])
     assert run("findings", "--clean") == "findings: 0\n"
+
+
+def test_export_trace(tmp_path: Path) -> None:
+    """Four files, one of which reads back, and the stacks of the flame graph."""
+    out = run("export_trace", str(tmp_path)).splitlines()
+    assert out[0] == "snapshot.json reads back equal: True"
+    assert out[1:5] == ["flame.json", "snapshot.json", "tasks.csv", "trace.json"]
+    assert {"  main", "  main;fetch", "  main;fetch;query", "  main;fetch;parse"} <= set(out)
+    assert all(json.loads((tmp_path / name).read_text("utf-8")) for name in out[1:5] if name.endswith(".json"))
