@@ -13,11 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import zstandard
 from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
 
-from asyncinspect_logging import Config, Inspector, __version__
+from asyncinspect_logging import Config, Inspector, __version__, cli
 from asyncinspect_logging.analysis.profile import profile
 from asyncinspect_logging.analysis.replay import LogTasks, replay
 from asyncinspect_logging.cli.commands import _MODULES, commands
@@ -98,10 +101,10 @@ def broken(tmp_path: Path, tell: Tell) -> Path:
 def test_help_has_examples(name: str | None) -> None:
     """Of each command, and each example begins with the command's name."""
     text = ok(*([] if name is None else [name]), "--help")
-    examples = text.partition("Examples:\n")[2].splitlines()
-    assert len([line for line in examples if "asyncinspect" in line]) >= 2
+    examples = text.partition("Examples:\n")[2].split("\n\n")[0].splitlines()
+    assert len(examples) >= 2
     for line in examples:
-        assert not line.strip() or "asyncinspect" in line or line.strip().startswith(("Exit", "2 the")), line
+        assert "asyncinspect" in line
         assert len(line) <= 110
     if name is not None:
         assert "--json" in text
@@ -123,6 +126,9 @@ def test_the_help_lists_every_command() -> None:
         ["stats"],
         ["graph"],
         ["serve"],
+        ["check"],
+        ["diff", "x"],
+        ["diff", "x", "y", "--confidence", "1"],
         ["replay", "--nonsense", "x"],
         ["replay", "x", "--at", "noon"],
         ["replay", "x", "--metrics", "--json"],
@@ -139,7 +145,7 @@ def test_a_command_that_is_wrong_ends_with_2(arguments: list[str]) -> None:
     assert "--help" in refused(*arguments)
 
 
-@pytest.mark.parametrize("command", ["replay", "export", "stats", "graph", "serve"])
+@pytest.mark.parametrize("command", ["replay", "export", "stats", "graph", "serve", "check"])
 def test_input_that_cannot_be_read_ends_with_2(command: str, tmp_path: Path) -> None:
     """One line says what it is."""
     assert refused(command, tmp_path / "nowhere").count("\n") == 1
@@ -149,7 +155,7 @@ def test_input_that_cannot_be_read_ends_with_2(command: str, tmp_path: Path) -> 
         assert "is the process there" in refused(command, "http://127.0.0.1:1")
 
 
-@pytest.mark.parametrize("command", ["replay", "export", "stats", "graph", "serve"])
+@pytest.mark.parametrize("command", ["replay", "export", "stats", "graph", "serve", "check"])
 def test_strict_ends_with_1_at_a_broken_line(command: str, broken: Path) -> None:
     """With the file and the line."""
     assert f"{clean(broken)}:4: " in refused(command, broken, "--strict", status=1)
@@ -385,6 +391,74 @@ def test_graph_of_one_span(tmp_path: Path, tell: Tell) -> None:
     assert "no node 'nobody'" in refused("graph", path, "--of", "nobody")
 
 
+# -- diff, check -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("conditions", "status", "verdict"),
+    [
+        ([], 0, None),
+        (["failed > 0"], 1, True),
+        (["failed > 1"], 0, False),
+        (["p50(job) > 5ms"], 1, True),
+        (["failed > 1", "p99(job) > 1s", "completed < 2"], 0, False),
+        (["failed > 1", "completed < 9"], 1, True),
+        (["p99(job) > 1.2x"], 0, None),
+    ],
+)
+def test_diff_fails_on_conditions(log: Path, conditions: list[str], status: int, verdict: bool | None) -> None:
+    """With exit status 1 where one of them holds; where too little is known to say, it does not."""
+    options = [part for condition in conditions for part in ("--fail-on", condition)]
+    result = run("diff", str(log), str(log), *options)
+    assert result.exit_code == status
+    assert "3 spans, 2 completed, 1 failed" in result.stdout
+    assert ("FAILED: " in result.stdout) == (verdict is True)
+    assert ("passed: " in result.stdout) == (verdict is False or len(conditions) > 1)
+    assert ("unknown: " in result.stdout) == (verdict is None and bool(conditions))
+    found = json.loads(run("diff", str(log), str(log), *options, "--json").stdout)
+    assert found["failed"] is (status == 1)
+    assert {each["condition"] for each in found["conditions"]} <= set(conditions)
+
+
+def test_diff_of_what_differs(log: Path, tmp_path: Path, tell: Tell) -> None:
+    """Names that are new or gone; a log and an export may be compared."""
+    other = tmp_path / "other.jsonl"
+    other.write_text(
+        "".join(json.dumps({"asyncinspect": tell(kind, 9, name="new")}) + "\n" for kind in ("enter", "exit"))
+    )
+    ok("export", log, "-o", tmp_path / "log.json")
+    found = machine("diff", tmp_path / "log.json", other)
+    assert (found["new"]["names"], sorted(found["gone"]["names"])) == (["new"], sorted(["job", HOSTILE, "open"]))
+    text = ok("diff", tmp_path / "log.json", other)
+    assert "new name: new" in text
+    assert "\x1b" not in text
+
+
+def test_a_condition_that_cannot_be_read_ends_with_2(log: Path) -> None:
+    """Before anything is read."""
+    assert "fast" in refused("diff", "nowhere", "nowhere", "--fail-on", "fast > 1x")
+    assert "no span is called 'jobs'" in refused("diff", log, log, "--fail-on", "p99(jobs) > 1x")
+    assert f"{clean(log)}" not in refused("diff", log, "nowhere")
+
+
+def test_check_finds_what_cannot_be(log: Path, tmp_path: Path, tell: Tell) -> None:
+    """With exit status 1; nothing is found where all is well."""
+    assert ok("check", log) == "Nothing was found.\n"
+    assert machine("check", log)["flaws"] == []
+    parent = tell("enter", 1, name="parent")
+    child = tell("enter", 2, name=HOSTILE, parent=parent["id"], trace=parent["trace"])
+    ends = [tell("exit", 1, name="parent"), tell("exit", 2, name=HOSTILE)]
+    path = tmp_path / "flawed.jsonl"
+    path.write_text("".join(json.dumps({"asyncinspect": p}) + "\n" for p in (parent, child, *ends)))
+    result = run("check", str(path))
+    assert result.exit_code == 1
+    assert "outlives_parent" in result.stdout
+    assert "\x1b" not in result.output
+    result = run("check", str(path), "--json")
+    assert result.exit_code == 1
+    assert [flaw["kind"] for flaw in json.loads(result.stdout)["flaws"]] == ["outlives_parent"]
+
+
 # -- config, info, version ---------------------------------------------------------------------------------------------
 
 
@@ -469,6 +543,7 @@ def test_info_shows_what_a_logging_config_makes_of_spans(tmp_path: Path, monkeyp
         ["stats"],
         ["stats", "--detailed"],
         ["graph"],
+        ["check"],
         ["replay", "--json"],
         ["stats", "--json"],
         ["graph", "--json"],
@@ -480,7 +555,7 @@ def test_nothing_a_log_says_is_taken_for_a_command(arguments: list[str], log: Pa
     for path in (log, broken):
         result = run(arguments[0], str(path), *arguments[1:])
         assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", result.output), ascii(result.output)
-        assert "red]x" in result.output or "strict" in arguments[1]
+        assert "red]x" in result.output or arguments[-1] in ("--strict", "check")
 
 
 @pytest.mark.parametrize(
@@ -499,6 +574,15 @@ def test_nothing_a_log_says_is_taken_for_a_command(arguments: list[str], log: Pa
 def test_clean(text: object, shown: str) -> None:
     """Whatever cannot be shown is spelled out."""
     assert clean(text) == shown
+
+
+@given(st.text(st.characters(codec=None), max_size=50))
+def test_clean_leaves_nothing_to_a_terminal(text: str) -> None:
+    """Nor a lone surrogate, which could not be written."""
+    shown = clean(text, limit=1000)
+    assert not re.search("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", shown)
+    assert shown.encode("utf-8").decode("utf-8") == shown
+    assert clean(shown, limit=1000) == shown
 
 
 @pytest.mark.parametrize(
@@ -538,10 +622,68 @@ def test_inspector_of_this_process_is_left_alone(log: Path) -> None:
     assert Inspector.default().snapshot().names == before
 
 
-@pytest.mark.parametrize("arguments", [["replay"], ["stats"], ["stats", "--detailed"], ["graph"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["replay"], ["stats"], ["stats", "--detailed"], ["graph"], ["check"]], ids=" ".join
+)
 def test_a_terminal_that_knows_ascii_only(arguments: list[str], log: Path) -> None:
     """Gets no box of Unicode, and no error."""
     result = CliRunner(charset="ascii").invoke(commands, [arguments[0], str(log), *arguments[1:]])
     assert result.exit_code == 0
     assert result.stdout_bytes.isascii()
-    assert b"job" in result.stdout_bytes
+    assert b"job" in result.stdout_bytes or arguments == ["check"]
+
+
+# -- documentation -----------------------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
+
+
+def section(name: str) -> str:
+    return PAGE.read_text("utf-8").partition(f"\n## `{name}`\n")[2].partition("\n## ")[0]
+
+
+@pytest.mark.parametrize("name", _MODULES)
+def test_every_option_is_documented(name: str) -> None:
+    """In the section of its command, or in the table of those that commands share; and no others are."""
+    command = commands.get_command(click.Context(commands), name)
+    assert command is not None
+    options = {option for each in command.params for option in each.opts if option.startswith("-")}
+    documented = set(re.findall(r"^\| `(--?[a-z-]+)", section(name), re.MULTILINE))
+    shared = {"--json", "--strict", "--at", "--rules", "--output"}
+    assert documented == {option for option in options - shared if option.startswith("--") or option == "-o"}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("replay", ["LOG"]),
+        ("export", ["LOG", "-o", "OUT"]),
+        ("stats", ["LOG"]),
+        ("graph", ["LOG"]),
+        ("diff", ["LOG", "LOG"]),
+        ("check", ["LOG"]),
+        ("info", []),
+        ("config", []),
+        ("version", []),
+    ],
+)
+def test_every_key_is_documented(name: str, arguments: list[str], log: Path, tmp_path: Path) -> None:
+    """Those of the object, and those of the objects in it."""
+    arguments = [{"LOG": str(log), "OUT": str(tmp_path / "out")}.get(each, each) for each in arguments]
+    found = machine(name, *arguments)
+    rows = re.findall(r"^\| ((?:`[a-z_]+`(?:, )?)+) \| (.*) \|$", section(name), re.MULTILINE)
+    documented = {key: text for keys, text in rows for key in re.findall("`([a-z_]+)`", keys)}
+    assert set(found) - {"command", "version"} == set(documented) - {"presets"}
+    for key, value in found.items():
+        inner = value[0] if isinstance(value, list) and value else value
+        if documented[key].startswith("of a log, as"):
+            continue
+        if key in ("open", "findings", "nodes", "edges", "flaws", "settings", "report", "loggers"):
+            assert isinstance(inner, dict | list)
+            assert not isinstance(inner, dict) or set(inner) <= set(re.findall("`([a-z_]+)`", documented[key])), key
+
+
+def test_every_exit_status_is_documented() -> None:
+    """Each of those that there are."""
+    rows = re.findall(r"^\| (\d+) \|", PAGE.read_text("utf-8"), re.MULTILINE)
+    assert list(map(int, rows)) == [0, cli.FAILED, cli.UNUSABLE, cli.INTERRUPTED, cli.BROKEN_PIPE]

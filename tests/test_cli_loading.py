@@ -13,11 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from asyncinspect_logging import Inspector
 from asyncinspect_logging.analysis import pages
-from asyncinspect_logging.analysis.loading import load
+from asyncinspect_logging.analysis.files import LogFileError
+from asyncinspect_logging.analysis.loading import LoadError, load
 from asyncinspect_logging.analysis.pages import PageError, fetch_page, read_page
+from asyncinspect_logging.analysis.replay import LogTasks
+from asyncinspect_logging.exporters.json_file import FormatError, JsonExporter
 from asyncinspect_logging.exporters.prometheus import PrometheusExporter
 from asyncinspect_logging.snapshot import Snapshot
 
@@ -213,3 +219,84 @@ def test_another_path_of_a_process(serve: Callable[[bytes], str]) -> None:
     """The status is told."""
     with pytest.raises(PageError, match="answered 404 Not Found; give the address of /metrics"):
         load(serve(b"") + "/other")
+
+
+# -- logs and exports ----------------------------------------------------------------------------------------------
+
+
+def read(where: Any) -> Snapshot:
+    """The snapshot, of a stream with its tasks."""
+    found = load(where)
+    if isinstance(found, Snapshot):
+        return found
+    tasks = tuple(found)
+    return found.rest()._replace(tasks=tasks)
+
+
+def test_a_log_and_its_export_give_the_same(log: Path, tmp_path: Path) -> None:
+    """However they are compressed, and whatever they are called."""
+    expected = read(log)
+    assert len(expected.tasks) == 4
+    export = JsonExporter.export_to_string(LogTasks([log])).encode()
+    for number, data in enumerate([log.read_bytes(), export, json.dumps(json.loads(export), indent=1).encode()]):
+        for packed in (data, gzip.compress(data), zstandard.compress(data)):
+            path = tmp_path / f"file{number}"
+            path.write_bytes(packed)
+            assert read(path) == expected
+
+
+def test_what_goes_alone_goes_alone(log: Path, tmp_path: Path) -> None:
+    """And only logs have a time, rules, and lines that can be broken."""
+    export = tmp_path / "export.json"
+    JsonExporter.export_to_file(LogTasks([log]), export)
+    assert read([log, log]) == read(log)
+    for where in ([str(log), str(export)], [str(log), "http://127.0.0.1:1"]):
+        with pytest.raises(LoadError, match="goes alone"):
+            load(where)
+    for options in ({"at": 1.0}, {"strict": True}):
+        with pytest.raises(LoadError, match="for logs only"):
+            load(export, **options)
+        with pytest.raises(LoadError, match="for logs only"):
+            load("http://127.0.0.1:1", **options)
+
+
+PIECES = st.sampled_from(
+    [
+        b"async_inspect_tasks_total",
+        b"async_inspect_poll_count_bucket",
+        b"async_inspect_task_duration_seconds_bucket",
+        b'{name="a"}',
+        b'{name="a",le="1"}',
+        b'{name="a',
+        b"le=",
+        b" 1",
+        b" 1e400",
+        b" -1",
+        b" NaN",
+        b"\\",
+        b'"',
+        b"\n",
+        b"# TYPE ",
+        b"{",
+        b'{"format":"asyncinspect_logging snapshot","version":1,"tasks":[',
+        b'\n],\n"rest":',
+        b"}",
+        b'{"asyncinspect":',
+        b"\x1f\x8b",
+        b"\x28\xb5\x2f\xfd",
+        b"\0",
+        b"\xff",
+    ]
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@given(st.lists(PIECES, max_size=12).map(b"".join) | st.binary(max_size=50))
+def test_whatever_is_in_a_file_it_is_read_or_refused(tmp_path: Path, data: bytes) -> None:
+    """With one of four errors, each of which says which file it is."""
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    try:
+        read(path)
+    except (LoadError, LogFileError, FormatError, PageError) as error:
+        assert str(path) in str(error)

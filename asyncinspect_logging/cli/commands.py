@@ -22,6 +22,7 @@ _MODULES: Final = {
     "stats": "stats",
     "graph": "graph",
     "diff": "diff",
+    "check": "check",
     "info": "about",
     "config": "settings",
     "version": "about",

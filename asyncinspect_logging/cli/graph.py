@@ -8,7 +8,7 @@ import click
 
 from .commands import UnusableError
 from .reading import log_options, read_rules, tell_report
-from .text import clean
+from .text import clean, is_ascii
 
 __all__ = ["graph"]
 
@@ -49,7 +49,7 @@ def graph(
     """
     from ..analysis.graph import graph as graph_of
     from ..analysis.loading import load
-    from .output import is_ascii, print_json, print_table, progress_bar
+    from .output import print_json, print_table, progress_bar
     from .text import count, seconds
 
     with progress_bar("reading") as progress:

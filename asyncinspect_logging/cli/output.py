@@ -20,14 +20,12 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 from rich.table import Table
 from rich.text import Text
 
-from .text import clean
+from .text import clean, fit, is_ascii
 
-__all__ = ["is_ascii", "print_json", "print_table", "progress_bar", "say", "title", "to_stdout", "warn"]
+__all__ = ["print_json", "print_table", "progress_bar", "say", "title", "to_stdout", "warn"]
 
 #: Width where nobody looks on: nothing is to be cut then.
 _WIDE: Final = 10_000
-
-_IN_ASCII: Final = {ord("µ"): "u", ord("–"): "-", ord("…"): "..."}
 
 #: Styles of the words that are states and outcomes, wherever they stand.
 STYLES: Final = {
@@ -48,25 +46,8 @@ def _console(*, stderr: bool = False) -> Console:
     return console
 
 
-def _text(value: object, style: str = "", *, stderr: bool = False, limit: int = 200) -> Text:
-    """What may be shown, and can be: in ASCII where there is nothing else."""
-    shown, encoding = clean(value, limit=limit), _encoding(stderr=stderr)
-    if not _is_unicode(encoding):
-        shown = shown.translate(_IN_ASCII).encode(encoding, "backslashreplace").decode(encoding)
-    return Text(shown, style)
-
-
-def _encoding(*, stderr: bool = False) -> str:
-    return getattr(sys.stderr if stderr else sys.stdout, "encoding", None) or "ascii"
-
-
-def _is_unicode(encoding: str) -> bool:
-    return encoding.lower().startswith("utf")
-
-
-def is_ascii() -> bool:
-    """Whether stdout takes no Unicode."""
-    return not _is_unicode(_encoding())
+def _text(value: object, style: str = "", *, stream: Any = None, limit: int = 200) -> Text:
+    return Text(fit(clean(value, limit=limit), stream), style)
 
 
 def say(text: object = "", *, style: str = "", limit: int = 2000) -> None:
@@ -80,7 +61,7 @@ def title(text: object) -> None:
 
 def warn(text: object) -> None:
     """A line on stderr."""
-    _console(stderr=True).print(_text(text, "yellow", stderr=True, limit=2000))
+    _console(stderr=True).print(_text(text, "yellow", stream=sys.stderr, limit=2000))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

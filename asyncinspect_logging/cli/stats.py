@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .reading import as_json, log_options, read_rules, tell_report
-from .text import clean, count, seconds
+from .text import clean, count, is_ascii, seconds
 
 if TYPE_CHECKING:
     from ..analysis.profile import NameProfile
@@ -47,7 +47,7 @@ def stats(
     """
     from ..analysis.loading import load
     from ..analysis.profile import profile
-    from .output import is_ascii, print_json, print_table, progress_bar, say
+    from .output import print_json, print_table, progress_bar, say
 
     with progress_bar("reading") as progress:
         source = load(list(where), strict=strict, at=at, rules=read_rules(rules), progress=progress)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime
 import math
 import re
-from typing import Final
+import sys
+from typing import Any, Final
 
-__all__ = ["clean", "count", "moment", "seconds", "share"]
+__all__ = ["clean", "count", "fit", "is_ascii", "moment", "seconds"]
 
 #: What a terminal may take for a command, or would show where it does not stand: control characters, marks of writing
 #: direction, line and paragraph separators, lone surrogates.
@@ -29,14 +30,30 @@ def _spelled(character: str) -> str:
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
+#: What there is in ASCII for what is shown most.
+_IN_ASCII: Final = {ord("µ"): "u", ord("–"): "-", ord("…"): "...", ord("→"): "->"}
+
+
+def fit(text: str, stream: Any = None) -> str:
+    """`text` as `stream` (None: stdout) can take it: spelled out where its encoding has no word for something."""
+    encoding = _encoding(stream)
+    if encoding.lower().startswith("utf"):
+        return text
+    return text.translate(_IN_ASCII).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def is_ascii() -> bool:
+    """Whether stdout takes no Unicode."""
+    return not _encoding(None).lower().startswith("utf")
+
+
+def _encoding(stream: Any) -> str:
+    return getattr(sys.stdout if stream is None else stream, "encoding", None) or "ascii"
+
+
 def count(number: float) -> str:
     """A whole number with thousands set apart."""
     return f"{number:,.0f}"
-
-
-def share(part: float, whole: float) -> str:
-    """A percentage; "–" of nothing."""
-    return f"{100 * part / whole:.1f} %" if whole else "–"
 
 
 def seconds(value: float | None) -> str:
