@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import re
 import tomllib
+import warnings
 import zoneinfo
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -504,8 +505,11 @@ class _Table:
         if not isinstance(value, str) or not value:
             raise self._wrong(key, f"must be {_KEYS[key]}")
         try:
-            return re.compile(value)
-        except (re.error, OverflowError, RecursionError, MemoryError) as error:
+            with warnings.catch_warnings():
+                # Such as of a "[" in a set, which is to mean something else one day.
+                warnings.simplefilter("error", FutureWarning)
+                return re.compile(value)
+        except (re.error, OverflowError, RecursionError, MemoryError, FutureWarning) as error:
             raise self._wrong(
                 key, f"is not a regular expression: {error}; groups are written (?P<name>…)", value
             ) from None
