@@ -40,6 +40,7 @@ GROUPS = {
     "export": "bench_export.export",
     "export tables": "bench_export.tables",
     "export pictures": "bench_export.pictures",
+    "compare": "bench_compare.comparisons",
     "found": "bench_found.ours",
     "found debug": "bench_found.debug",
     "found aiomonitor": "bench_found.aiomonitor",
