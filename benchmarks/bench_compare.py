@@ -1,0 +1,159 @@
+"""How often a comparison of two runs is right on this machine, as noisy as it is.
+
+A small program is run many times in a process of its own, half of the times with its step `hash` made 20 % slower, in
+turns. Each run writes a JSON log, and pairs of logs are compared. No run is in two pairs of the same kind. Figures, in
+percent of the pairs: `compare.passed` of the same program, and `compare.found`, where `hash` is what failed.
+
+    python benchmarks/bench_compare.py --runs 60      runs of each kind; prints the figures for several conditions
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import hashlib
+import json
+import logging
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from measure import Scale
+
+from asyncinspect_logging import Config, Inspector, Snapshot, span
+from asyncinspect_logging.analysis.compare import Comparison, compare
+
+__all__ = ["comparisons"]
+
+#: What is judged, for all names.
+CONDITIONS = ("p50 > 1x", "p50 > 1.1x", "p95 > 1.1x")
+_ROUNDS = 1500
+#: So much more work makes the step, of which the records of its beginning are a part, take 20 % longer.
+_SLOWER = 1.23
+_BODY = json.dumps([{"id": n, "name": f"user {n}", "tags": ["a", "b", str(n)]} for n in range(100)])
+_NAME = re.compile(r"^user (\d+)$")
+
+
+async def _request(rounds: int) -> None:
+    with span("request"):
+        with span("parse"):
+            users = json.loads(_BODY)
+        with span("validate"):
+            assert all(_NAME.match(user["name"]) for user in users)
+        with span("query"):
+            await asyncio.sleep(0.003)
+        with span("hash"):
+            hashlib.pbkdf2_hmac("sha256", b"secret", b"salt", rounds)
+        with span("render"):
+            page = "".join(f"<li id={user['id']}>{user['name']}</li>" for user in users)
+        with span("store"):
+            await asyncio.sleep(0.002)
+        with span("compress"):
+            data = zlib.compress(page.encode())
+        with span("encode"):
+            base64.b85encode(data)
+
+
+async def _worker(rounds: int, end: float) -> None:
+    while time.monotonic() < end:
+        await _request(rounds)
+
+
+async def _program(rounds: int, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    await asyncio.gather(*(_worker(rounds, end) for _ in range(3)))
+
+
+def _run_program(log: str, rounds: int, seconds: float) -> None:
+    from pythonjsonlogger.json import JsonFormatter
+
+    file = logging.FileHandler(log)
+    file.setFormatter(JsonFormatter())
+    logging.basicConfig(level="INFO", handlers=[file])
+    logging.getLogger("asyncinspect").setLevel("DEBUG")
+    asyncio.run(_program(rounds, seconds))
+
+
+def _logged(folder: Path, number: int, rounds: int, seconds: float) -> Path:
+    log = folder / f"{number}-{rounds}.jsonl"
+    command = [sys.executable, __file__, "--program", str(log), str(rounds), str(seconds)]
+    subprocess.run(command, check=True, timeout=60)
+    return log
+
+
+def _read(log: Path) -> Snapshot:
+    inspector = Inspector(Config(max_tasks=1_000_000))
+    with open(log, "rb") as lines:
+        for line in lines:
+            inspector.apply(json.loads(line))
+    return inspector.snapshot()
+
+
+def _compared(folder: Path, runs: int, seconds: float) -> tuple[list[Comparison], list[Comparison]]:
+    """Comparisons of the same program, and of the program with the slower one."""
+    source = random.Random(1)
+    kinds: tuple[list[Path], list[Path]] = ([], [])
+    for number in range(runs):
+        order = [0, 1]
+        source.shuffle(order)
+        for kind in order:
+            kinds[kind].append(_logged(folder, number, round(_ROUNDS * (_SLOWER if kind else 1)), seconds))
+    for kind in kinds:
+        source.shuffle(kind)
+    same = [compare(_read(one), _read(other)) for kind in kinds for one, other in _neighbours(kind)]
+    return same, [compare(_read(one), _read(other)) for one, other in zip(*kinds, strict=True)]
+
+
+def _neighbours(logs: list[Path]) -> Iterator[tuple[Path, Path]]:
+    return zip(logs[::2], logs[1::2], strict=False)
+
+
+def _percent(part: int, whole: int) -> float:
+    return 100.0 * part / whole if whole else 0.0
+
+
+def _figures(runs: int, seconds: float) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        same, slower = _compared(Path(folder), runs, seconds)
+    figures = {
+        "compare.runs": 2.0 * runs,
+        "compare.pairs": float(len(same)),
+        "compare.slower_pairs": float(len(slower)),
+    }
+    for condition in CONDITIONS:
+        passed = sum(not found.failures([condition]) for found in same)
+        found = sum("hash" in {verdict.name for verdict in each.failures([condition])} for each in slower)
+        figures[f"compare.passed {condition}"] = _percent(passed, len(same))
+        figures[f"compare.found {condition}"] = _percent(found, len(slower))
+    return figures
+
+
+def comparisons(scale: Scale) -> dict[str, float]:
+    """Passed and found, in percent of the pairs."""
+    quick = scale.rounds < 10
+    return _figures(2 if quick else 2 * scale.rounds, 0.1 if quick else 1.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="How often a comparison of two runs is right on this machine.")
+    parser.add_argument("--runs", type=int, default=50, help="runs of each kind")
+    parser.add_argument("--seconds", type=float, default=1.0, help="how long each of them takes")
+    parser.add_argument("--program", nargs=3, metavar=("LOG", "ROUNDS", "SECONDS"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.program:
+        log, rounds, seconds = options.program
+        _run_program(log, int(rounds), float(seconds))
+        return
+    for name, value in _figures(options.runs, options.seconds).items():
+        print(f"{name}: {value:.1f}")
+
+
+if __name__ == "__main__":
+    main()
