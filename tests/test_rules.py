@@ -272,6 +272,7 @@ TWO = "[[rule]]\nname='r'\nstart='(?P<id>x)'\nend='(?P<id>y)(?P<how>z)'\n"
         ("[[rule]]\nname='r'\nstart='x'", "rule 1 (r): end is missing"),
         ("[[rule]]\nname='r'\nline='('", "rule 1 (r): line='(' is not a regular expression: missing ), unterminated"),
         ("[[rule]]\nname='r'\nline='a{99999999999}'", "is not a regular expression: "),
+        ("[[rule]]\nname='r'\nline='[[]'", "is not a regular expression: Possible nested set"),
         ("[[rule]]\nname='r'\nline=3", "rule 1 (r): line=3 must be a pattern"),
         (ONE + "key='at'", "rule 1 (r): key='at' does not go with line"),
         (
