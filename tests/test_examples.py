@@ -113,3 +113,13 @@ def test_export_trace(tmp_path: Path) -> None:
     assert out[1:5] == ["flame.json", "snapshot.json", "tasks.csv", "trace.json"]
     assert {"  main", "  main;fetch", "  main;fetch;query", "  main;fetch;parse"} <= set(out)
     assert all(json.loads((tmp_path / name).read_text("utf-8")) for name in out[1:5] if name.endswith(".json"))
+
+
+def test_analyse_log() -> None:
+    """Where the time went, who waited for what, the critical path, and the one flaw; or the graph alone."""
+    pytest.importorskip("orjson")
+    out = run("analyse_log")
+    assert re.search(r"^  lock connection  .*, 3\n    waited: query 3 x ", out, re.MULTILINE)
+    assert re.search(r"^critical path: \d+ ms$", out, re.MULTILINE)
+    assert re.findall(r"^(\w+): refresh ended ", out, re.MULTILINE) == ["outlives_parent"]
+    assert run("analyse_log", "--mermaid").startswith("flowchart LR\n")

@@ -109,6 +109,16 @@ def test_exporters_read_snapshots(path: Path) -> None:
     assert imported_by(path) <= FOR_EXPORTERS | {"exporters"}
 
 
+@pytest.mark.parametrize(
+    "module",
+    ["critical", "drawing", "graph", "graph_text", "lifecycle", "paths", "profile", "profile_text", "quantiles",
+     "relations", "timeline"],
+)  # fmt: skip
+def test_analysis_reads_snapshots(module: str) -> None:
+    """And, of records, what makes one well-formed."""
+    assert imported_by(PACKAGE / "analysis" / f"{module}.py") <= {"analysis", "catalogue", "snapshot", "records"}
+
+
 @pytest.mark.parametrize("module", ["states", "catalogue", "errors", "snapshot", "sequence", "traceparent", "fields"])
 def test_foundations_stand_alone(module: str) -> None:
     """They import nothing but each other."""

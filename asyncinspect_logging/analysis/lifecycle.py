@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from ..records import flaw_of
 from ..snapshot import TaskView
-from .timeline import HELD, Source, Times, tasks_of, times_of, uses_of
+from .timeline import HELD, Met, Source, Times, tasks_of, times_of, uses_of
 
 __all__ = ["KINDS", "MAX_FLAWS", "Flaw", "check", "check_payloads"]
 
@@ -112,6 +112,7 @@ class _Tasks:
         self.held: list[tuple[TaskView, str, float]] = []
         self.returned: dict[str, list[float]] = {}
         self.returned_count = 0
+        self.met = Met()
 
     def take(self, task: TaskView) -> None:
         times = times_of(task)
@@ -198,7 +199,7 @@ class _Tasks:
                 )
 
     def _locks(self, task: TaskView, times: Times) -> None:
-        uses = uses_of(task, times)
+        uses = uses_of(task, times, self.met)
         if times.over:
             for hold in uses.holds:
                 if not hold.released and len(self.held) < _MAX_HELD:

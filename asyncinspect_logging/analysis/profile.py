@@ -16,7 +16,7 @@ from ..snapshot import Histogram, NameView, TaskView
 from .drawing import ladder
 from .paths import HotPath, Paths
 from .quantiles import Distribution, histogram_quantile
-from .timeline import Source, Times, rest_of, tasks_of, times_of, uses_of
+from .timeline import Met, Source, Times, rest_of, tasks_of, times_of, uses_of
 
 __all__ = ["Contention", "Durations", "HotPath", "NameProfile", "Profile", "profile"]
 
@@ -239,6 +239,7 @@ class _Making:
         self.names: dict[str, _OfName] = {}
         self.resources: dict[str, _OfResource] = {}
         self.paths = Paths()
+        self.met = Met()
 
     def take(self, task: TaskView) -> None:
         self.tasks += 1
@@ -262,7 +263,7 @@ class _Making:
         self._uses(task, name, times, mine)
 
     def _uses(self, task: TaskView, name: str, times: Times, mine: _OfName) -> None:
-        waits, holds, _, _ = uses_of(task, times)
+        waits, holds, _, _ = uses_of(task, times, self.met)
         for wait in waits:
             of = self._resource(str(wait.resource), wait.resource.kind)
             of.waits += 1

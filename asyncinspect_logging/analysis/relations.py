@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, TypeAlias
 from ..catalogue import OTHER
 from ..snapshot import TaskView
 from .critical import Member, Stretch, critical_path
-from .timeline import HELD, Resource, Uses, tasks_awaited, times_of, uses_of
+from .timeline import HELD, Met, Resource, Uses, tasks_awaited, times_of, uses_of
 
 __all__ = ["Relations"]
 
@@ -87,6 +87,7 @@ class Relations:
         self._resources: dict[str, _Resource] = {}
         self._claims: dict[Key, None] = {}
         self._left_off = 0
+        self._met = Met()
         # By span id: the node of its name; and what is to be told of a task when its name is known.
         self._known: OrderedDict[str, str] = OrderedDict()
         self._unknown: OrderedDict[str, dict[_End, tuple[int, float]]] = OrderedDict()
@@ -103,8 +104,8 @@ class Relations:
             Member(task.id, task.parent_id, task.name, task.state.value, times),
             task.awaiting,
             waiting,
-            tuple(Awaited(*each) for each in tasks_awaited(task)),
-            uses_of(task, times),
+            tuple(Awaited(*each) for each in tasks_awaited(task, self._met)),
+            uses_of(task, times, self._met),
         )
         self._kept.append(kept)
         node = f"name:{name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
@@ -11,6 +12,7 @@ from ..snapshot import Snapshot, TaskView
 __all__ = [
     "HELD",
     "Hold",
+    "Met",
     "Resource",
     "Source",
     "TaskStream",
@@ -108,6 +110,7 @@ _KINDS: Final = (
     "event",
     "lock",
 )
+_MAX_MET: Final = 100_000
 #: At the end of an entry: the id of the resource, and the spans that held it or that serve it.
 _TAIL: Final = re.compile(r" #([0-9a-f]{16})(?: held by ([0-9a-f]{16}(?:,[0-9a-f]{16})*))?\Z")
 #: What a suspend, or a live task, says: `lock:NAME`, `queue:NAME get`.
@@ -186,6 +189,26 @@ class Hold(NamedTuple):
     released: bool
 
 
+class Met:
+    """Suspensions that were met. All spans that are open in a coroutine tell of each, with the same time, and the
+    innermost one, which ends first, is the one that it is counted for. The latest 100,000 are remembered.
+    """
+
+    __slots__ = ("_met",)
+
+    def __init__(self) -> None:
+        self._met: OrderedDict[tuple[float, str], None] = OrderedDict()
+
+    def first(self, at: float, on: str) -> bool:
+        """Whether this is met for the first time."""
+        if (at, on) in self._met:
+            return False
+        self._met[at, on] = None
+        if len(self._met) > _MAX_MET:
+            self._met.popitem(last=False)
+        return True
+
+
 class Uses(NamedTuple):
     """`acquired`: what was got that is not held, such as an item of a queue. `returned`: when it gave back what it had
     not taken itself.
@@ -200,8 +223,10 @@ class Uses(NamedTuple):
 NOTHING: Final = Uses((), (), (), ())
 
 
-def uses_of(task: TaskView, times: Times) -> Uses:
-    """What a task did with resources, by its timeline; of a live task that waits, by what it waits for now, too."""
+def uses_of(task: TaskView, times: Times, met: Met) -> Uses:
+    """What a task did with resources, by its timeline; of a live task that waits, by what it waits for now, too. `met`:
+    what was seen in tasks that came before.
+    """
     waits: list[Wait] = []
     holds: list[Hold] = []
     acquired: list[Resource] = []
@@ -214,7 +239,7 @@ def uses_of(task: TaskView, times: Times) -> Uses:
     for at, kind, detail in task.events:
         if kind == "suspend":
             on = _resource_on(detail)
-            asleep = None if on is None else (on, at)
+            asleep = None if on is None or not met.first(at, detail) else (on, at)
         elif kind == "resume" and asleep is not None:
             suspended.append(Wait(asleep[0], asleep[1], max(0.0, at - asleep[1]), None, ()))
             asleep = None
@@ -244,22 +269,26 @@ def uses_of(task: TaskView, times: Times) -> Uses:
         waits = suspended
         if asleep is not None:
             waits.append(Wait(asleep[0], asleep[1], max(0.0, end - asleep[1]), None, ()))
-    if not waiting and (asleep is None or reports) and task.waiting_on and task.waiting_since is not None:
+    if task.waiting_on and task.waiting_since is not None and met.first(task.waiting_since, task.waiting_on):
         now = _resource_on(task.waiting_on)
-        if now is not None:
+        if now is not None and not waiting and (asleep is None or reports):
             waits.append(Wait(now, task.waiting_since, max(0.0, end - task.waiting_since), None, ()))
     if not (waits or holds or acquired or returned):
         return NOTHING
     return Uses(tuple(waits), tuple(holds), tuple(acquired), tuple(returned))
 
 
-def tasks_awaited(task: TaskView) -> list[tuple[str, float, float]]:
-    """The waits for other tasks that are over, by the timeline: (name of the other one, from, to), in Unix time."""
+def tasks_awaited(task: TaskView, met: Met) -> list[tuple[str, float, float]]:
+    """The waits for other tasks that are over, by the timeline: (name of the other one, from, to), in Unix time.
+    `met`: what was seen in tasks that came before.
+    """
     found = []
     awaited: tuple[str, float] | None = None
     for at, kind, detail in task.events:
         if kind == "suspend":
-            awaited = (detail.removeprefix("task:"), at) if detail.startswith("task:") else None
+            awaited = None
+            if detail.startswith("task:") and met.first(at, detail):
+                awaited = detail.removeprefix("task:"), at
         elif kind == "resume" and awaited is not None:
             found.append((*awaited, max(at, awaited[1])))
             awaited = None
