@@ -196,6 +196,7 @@ def exact(value: Any) -> Any:
 
 
 @given(SNAPSHOTS)
+@settings(max_examples=40)
 def test_json_reads_back_to_an_equal_snapshot(snapshot: Snapshot) -> None:
     """Whatever is in it, in every field and to the type of each value, both as written and laid out anew."""
     text = JsonExporter.export_to_string(snapshot)
@@ -393,7 +394,8 @@ def test_csv_of_neither() -> None:
     assert not os.path.exists("never.csv")
 
 
-@given(st.lists(TASKS, max_size=3))
+@given(st.lists(TASKS, max_size=2))
+@settings(max_examples=30)
 def test_csv_cells_are_no_formulas(tasks: list[TaskView]) -> None:
     """Whatever the texts are, no cell of text begins a formula, and each row has its columns."""
     for what, columns in (("tasks", TASK_COLUMNS), ("events", EVENT_COLUMNS)):
@@ -632,10 +634,11 @@ def peak(exporter: Any, tasks: Iterator[TaskView]) -> int:
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
 def test_memory_is_flat(exporter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four times the tasks take no more. The benchmark shows it with a million, and with the limits as they are."""
+    """Three times the tasks take no more. The benchmark shows it with a million, and with the limits as they are."""
     monkeypatch.setattr(chrome_trace, "_WINDOW", 200)
     monkeypatch.setattr(flame, "_MAX_KNOWN", 200)
-    assert peak(exporter, generated(2000)) < 1.1 * peak(exporter, generated(500)) + 20_000
+    peak(exporter, generated(10))  # what is made once
+    assert peak(exporter, generated(3000)) < 1.1 * peak(exporter, generated(1000)) + 10_000
 
 
 @given(VALUES)
