@@ -342,7 +342,7 @@ def run(source: random.Random, hash_factor: float = 1.0, machine: float = 1.0) -
 def test_same_runs_pass_and_a_slower_step_is_found() -> None:
     """Simulated runs, in pairs: the same program passes, and of a step that takes 20 % longer that step is named."""
     source = random.Random(11)
-    tries = 20
+    tries = 14
     alike = [run(source) for _ in range(tries)]
     slower = [run(source, 1.2) for _ in range(tries)]
     failed = found = 0
