@@ -68,7 +68,7 @@ transparency: setup ## the test suites of other packages, with and without insta
 	$(VENV)/bin/python benchmarks/transparency.py
 
 setup:
-	@set -e; $(find_python); $(call setup,$(VENV),test lint,--prometheus)
+	@set -e; $(find_python); $(call setup,$(VENV),test lint,--programs)
 
 clean: ## remove the virtual environments and everything else that is made here
 	rm -rf .venv .venv-* .cache dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis

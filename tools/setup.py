@@ -2,13 +2,14 @@
 
 Run by the Python that the environment is to be made from:
 
-    python tools/setup.py --venv .venv --group test --group lint --extra structlog --prometheus
+    python tools/setup.py --venv .venv --group test --group lint --extra structlog --programs
 
 1. the virtual environment, with a pip that knows dependency groups;
 2. the dependencies, whenever pyproject.toml asks for others than were installed last;
 3. the package, built as a wheel and installed from it whenever a source file changed, so that tests import what a
    user would install and never the folder beside them;
-4. Prometheus, by the system's package manager, where it is missing and may be installed.
+4. Prometheus, and Node.js for the checkers that are written for it, by the system's package manager, where they are
+   missing and may be installed.
 
 Each step leaves a stamp holding a digest of what it was made from. Standard library only: nothing is installed yet.
 """
@@ -32,6 +33,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "asyncinspect_logging"
+#: What tests and the demo run, and the Debian package that has it.
+PROGRAMS = {"prometheus": "prometheus", "node": "nodejs"}
 
 
 def say(text: str) -> None:
@@ -136,29 +139,32 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def install_prometheus() -> None:
-    """Install Prometheus where it is missing. Not being able to is not an error here: the demo can do without, and
-    the tests that cannot say so themselves."""
-    if shutil.which("prometheus"):
+def install_programs() -> None:
+    """Install the programs that are missing. Not being able to is not an error here: the demo can do without, and the
+    tests that cannot say so themselves."""
+    missing = {program: package for program, package in PROGRAMS.items() if not shutil.which(program)}
+    if not missing:
         return
+    names = " and ".join(missing)
     if not shutil.which("apt-get"):
-        say("Prometheus is missing, and there is no apt-get here to install it with: put `prometheus` on PATH")
+        say(f"there is no {names}, and no apt-get here to install it with: put it on PATH")
         return
     as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
     if as_root and not answers(*as_root, "true"):
-        say("Prometheus is missing, and installing it takes root or sudo without a password")
+        say(f"there is no {names}, and installing it takes root or sudo without a password")
         return
-    say("installing Prometheus")
+    say(f"installing {names}")
     # One unreachable package source does not keep the others from having it: the install decides.
-    for command in ("update", "-qq"), ("install", "-qq", "-y", "--no-install-recommends", "prometheus"):
+    for command in ("update", "-qq"), ("install", "-qq", "-y", "--no-install-recommends", *missing.values()):
         subprocess.run(
             [*as_root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", *command],
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr,
             check=False,
         )
-    if not shutil.which("prometheus"):
-        say("Prometheus could not be installed")
+    for program in missing:
+        if not shutil.which(program):
+            say(f"{program} could not be installed")
 
 
 def main() -> None:
@@ -166,7 +172,7 @@ def main() -> None:
     parser.add_argument("--venv", type=Path, default=Path(".venv"), help="folder of the virtual environment")
     parser.add_argument("--group", action="append", default=[], help="dependency group of pyproject.toml to install")
     parser.add_argument("--extra", action="append", default=[], help="extra of the package to install with it")
-    parser.add_argument("--prometheus", action="store_true", help="install Prometheus where it is missing")
+    parser.add_argument("--programs", action="store_true", help="install Prometheus and Node.js where they are missing")
     options = parser.parse_args()
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
@@ -175,8 +181,8 @@ def main() -> None:
         environment.create()
         environment.install_dependencies(project, options.group)
         environment.install_package(project, options.extra)
-        if options.prometheus:
-            install_prometheus()
+        if options.programs:
+            install_programs()
 
 
 if __name__ == "__main__":
