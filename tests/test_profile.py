@@ -325,7 +325,7 @@ def test_a_wait_counts_once_for_all_spans_around_it(listen: Callable[..., Inspec
         (told,) = profile(each).contention
         assert told.resource.startswith("lock")
         assert (told.waits, told.waiting, list(told.waiters)) == (1, waiting, ["inner"])
-        assert told.total >= 0.004
+        assert told.total > 0
 
 
 # -- bounds ----------------------------------------------------------------------------------------------------------
