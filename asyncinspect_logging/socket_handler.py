@@ -36,7 +36,7 @@ __all__ = ["AsyncInspectSocketHandler"]
 _PATIENCE: Final = 10.0
 #: Seconds from one attempt to connect to the next, at first and at most.
 _SOON: Final = 0.05
-_LATEST: Final = 5.0
+_LATEST: Final = 2.0
 #: Seconds after which a silent connection says that it is there, and during which lines gather to be sent together.
 _QUIET: Final = 10.0
 _GATHER: Final = 0.01
@@ -287,7 +287,7 @@ class AsyncInspectSocketHandler(logging.Handler):
     config: how fields are cut and secrets hidden; default: `Config.from_env()`.
 
     In the child of a fork it goes on with a queue, a thread and a connection of its own. Raises ConfigError where a
-    setting cannot be used. That nobody listens at the address is no error: it tries again, every 5 s in the end.
+    setting cannot be used. That nobody listens at the address is no error: it tries again, every 2 s in the end.
     """
 
     accepts_spans = True

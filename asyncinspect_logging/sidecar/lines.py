@@ -10,7 +10,7 @@ from ..analysis.decoding import Ordinary, Unreadable, annotation, ordinary, pars
 from ..inspector import Inspector
 from ..records import KEY
 
-__all__ = ["Reader", "Rules"]
+__all__ = ["Reader", "Rules", "parsed"]
 
 _OURS: Final = KEY.encode()
 _WORTH_READING: Final = (_OURS, b'"span_id"', b'"kind"')
@@ -38,7 +38,7 @@ class Reader:
         """Take a line in. `heard` is given the payload of one that is a lifecycle record."""
         self.lines += 1
         if any(sign in line for sign in _WORTH_READING):
-            said = _parsed(line)
+            said = parsed(line)
             if said is None:
                 if line.lstrip()[:1] == b"{" and _OURS in line:
                     self._broken()
@@ -82,7 +82,8 @@ class Reader:
         return True
 
 
-def _parsed(line: bytes) -> Ordinary | None:
+def parsed(line: bytes) -> Ordinary | None:
+    """A line that is a JSON object, or None."""
     try:
         return ordinary(line)
     except Exception:

@@ -22,7 +22,7 @@ from ..diagnostics import warn_once
 from ..endpoint import CONTROL, MAX_LINE, Endpoint
 from ..errors import ConfigError
 from ..records import is_id, is_whole
-from .lines import Reader
+from .lines import Reader, parsed
 from .processes import BASE_DIGITS, Processes
 
 __all__ = ["Listener"]
@@ -41,14 +41,14 @@ _CONTROL: Final = b'{"' + CONTROL.encode() + b'"'
 
 
 class _Client:
-    """`number`: of the last line that was taken in, and `saved`: of the last that is had for good. `dropped`: what it
-    says that it had no room for.
+    """`number`: of the last line that was taken in; `saved`: of the last that is had for good; `told`: of the last of
+    which it knows that. `dropped`: what it says that it had no room for.
     """
 
-    __slots__ = ("connection", "dropped", "number", "saved")
+    __slots__ = ("connection", "dropped", "number", "saved", "told")
 
     def __init__(self, number: int = 0, dropped: int = 0) -> None:
-        self.number = self.saved = number
+        self.number = self.saved = self.told = number
         self.dropped = dropped
         self.connection: _Connection | None = None
 
@@ -86,6 +86,7 @@ class Listener:
         self._connections: dict[int, _Connection] = {}
         self._pending = 0
         self._resume_at = 0.0
+        self._to_confirm = False
         #: Lines taken in that are not had for good yet.
         self.unsaved = 0
         #: Connections that were closed at once, being too many; and those that were closed for being silent.
@@ -100,9 +101,16 @@ class Listener:
 
     # -- taking in ---------------------------------------------------------------------------------------------------
 
-    def serve(self, timeout: float) -> bool:
-        """Take in what there is, or wait for it so many seconds. Returns whether there was something."""
-        events = self._selector.select(timeout)
+    def wait(self, timeout: float) -> list[Any]:
+        """Wait until there is something to be taken in, at most so many seconds. Returns what to `serve`."""
+        return self._selector.select(timeout)
+
+    def serve(self, events: list[Any]) -> None:
+        """Take in what there is."""
+        if self._to_confirm:
+            self._to_confirm = False
+            for client in list(self._clients.values()):
+                self._confirm(client)
         for key, mask in events:
             if key.fileobj is self._socket:
                 self._accept()
@@ -112,7 +120,6 @@ class Listener:
                     self._answer(connection, b"")
                 if mask & selectors.EVENT_READ and connection.socket.fileno() in self._connections:
                     self._receive(connection)
-        return bool(events)
 
     def _accept(self) -> None:
         try:
@@ -166,6 +173,7 @@ class Listener:
         if self._pending > _MAX_PENDING:
             self._close(max(self._connections.values(), key=lambda each: len(each.pending)))
         if not self._durable and connection.client is not None:
+            connection.client.saved = connection.client.number
             self._confirm(connection.client)
 
     def _set_pending(self, connection: _Connection, pending: bytes) -> None:
@@ -186,7 +194,7 @@ class Listener:
         elif line:
             before = self._reader.foreign
             self._reader.read(line, lambda payload: self._heard(connection, payload))
-            if self._reader.foreign > before and not line.lstrip().startswith(b"{"):
+            if self._reader.foreign > before and parsed(line) is None:
                 # In a log anything may stand; here it was meant for us.
                 self._reader.bad()
 
@@ -232,6 +240,7 @@ class Listener:
                 client.number = first - 1
             # What is not had for good is sent again, to be kept by the client for as long, and passed over here.
             connection.next = max(first, client.saved + 1)
+            client.told = client.saved
             self._answer(connection, b'{"have":%d}\n' % client.saved)
         if dropped > client.dropped:
             self._reader.inspector.lose(dropped - client.dropped)
@@ -242,14 +251,18 @@ class Listener:
             self._join(connection, span)
 
     def saved(self) -> None:
-        """What was taken in by now is had for good."""
+        """What was taken in by now is had for good. The clients are told so in the next round, which may be another
+        thread's.
+        """
         self.unsaved = 0
+        self._to_confirm = True
         for client in self._clients.values():
-            if client.saved < client.number:
-                self._confirm(client)
+            client.saved = client.number
 
-    def _confirm(self, client: _Client) -> None:
-        client.saved = client.number
+    def _confirm(self, client: _Client | None) -> None:
+        if client is None or client.told == client.saved:
+            return
+        client.told = client.saved
         connection = client.connection
         if connection is not None and not connection.answer:
             self._answer(connection, b'{"have":%d}\n' % client.saved)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextvars import Context
 from types import TracebackType
 from typing import Any, Final
@@ -15,6 +15,7 @@ from ..diagnostics import warn_once
 from ..endpoint import Endpoint, parse_endpoint
 from ..errors import ConfigError
 from ..inspector import Inspector
+from ..snapshot import Snapshot
 from .lines import Reader, Rules
 from .listen import Listener
 from .processes import Processes
@@ -35,7 +36,7 @@ _SHARE: Final = 0.05
 
 class Sidecar:
     """Follows the JSON logs of running processes, and takes lines over a socket, into one inspector: what
-    `PrometheusExporter(sidecar.inspector)` serves is exact for all of them.
+    `PrometheusExporter(sidecar)` serves is exact for all of them.
 
     paths: logs, as paths or globs. Files that appear later are found, and rotation is followed.
     follow: False reads what is there and looks at no file again.
@@ -80,14 +81,17 @@ class Sidecar:
         self.processes = Processes(self.inspector, float(grace), local)
         self.listener: Listener | None = None
         self._state: StateFile | None = None
+        # Held while there is work, and not while there is none to wait for.
+        self._lock = threading.RLock()
         self._stopping = threading.Event()
         # How often all that the files held had been read, at the end of a round.
         self._rounds = 0
         self._round_over = threading.Condition()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
-        self._scan_at = self._save_at = 0.0
+        self._scan_at = self._save_at = self._saved_at = 0.0
         self._saved: tuple[Any, ...] = ()
+        self._closed = False
         try:
             if state is not None:
                 self._state = StateFile(state)
@@ -106,6 +110,24 @@ class Sidecar:
         """Where it listens; None where it does not."""
         return None if self.listener is None else self.listener.endpoint
 
+    # -- what an exporter asks for -----------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> Config:
+        return self.inspector.config
+
+    def snapshot(self, *, tasks: bool = True) -> Snapshot:
+        """The inspector's snapshot, from any thread. Where there is a state, it is saved first: what somebody has seen
+        of a counter, the next run begins with, and no counter falls.
+        """
+        with self._lock:
+            if self._state is not None and not self._closed:
+                self._try_to_save()
+            return self.inspector.snapshot(tasks=tasks)
+
+    def add_duration_bounds(self, bounds: Sequence[float], /) -> None:
+        self.inspector.add_duration_bounds(bounds)
+
     # -- running -----------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -114,10 +136,11 @@ class Sidecar:
             while not self._stopping.is_set():
                 self.step(_INTERVAL)
         finally:
-            try:
-                self.save()
-            finally:
-                self._close()
+            with self._lock:
+                try:
+                    self.save()
+                finally:
+                    self._close()
 
     def stop(self) -> None:
         """Have `run` return soon. May be called from any thread, from a signal handler, and again."""
@@ -157,6 +180,23 @@ class Sidecar:
         """One round: read what was added to the files, and take in what comes over sockets, for which it waits up to
         `timeout` seconds where there is nothing else. Returns whether there is more to be read at once.
         """
+        with self._lock:
+            more, due = self._read_files()
+        events = []
+        if self.listener is not None:
+            events = self.listener.wait(0.0 if more else timeout)
+        elif timeout and not more:
+            self._stopping.wait(timeout)
+        with self._lock:
+            if self.listener is not None:
+                self.listener.serve(events)
+                if due:
+                    self.listener.sweep()
+            self._save_if_due()
+        return more
+
+    def _read_files(self) -> tuple[bool, bool]:
+        """Returns whether there is more to be read, and whether it is time for what is done now and then."""
         now = time.monotonic()
         due = now >= self._scan_at
         if (due or self.files.moved) and (self._follow or not self._scan_at):
@@ -171,15 +211,7 @@ class Sidecar:
             if due:
                 # Not before all is read that they have written.
                 self.processes.look()
-        wait = 0.0 if more else timeout
-        if self.listener is not None:
-            self.listener.serve(wait)
-            if due:
-                self.listener.sweep()
-        elif wait:
-            self._stopping.wait(wait)
-        self._save_if_due()
-        return more
+        return more, due
 
     def _take(self, path: str, first: int, lines: list[bytes]) -> None:
         read, heard = self.reader.read, self.processes.heard
@@ -193,14 +225,19 @@ class Sidecar:
         if self._state is None:
             return
         now = time.monotonic()
-        since = now - self._save_at + self._save_every
+        since = now - self._saved_at
         many = self.listener is not None and self.listener.unsaved >= _MANY
         if now >= self._save_at or (many and since >= max(_SHORTEST, self._state.took / _SHARE)):
-            try:
-                self.save()
-            except OSError as error:
-                warn_once("state", str(error.errno), "the state of the sidecar cannot be saved: %s", error)
-            self._save_at = time.monotonic() + max(self._save_every, self._state.took / _SHARE)
+            self._try_to_save()
+
+    def _try_to_save(self) -> None:
+        assert self._state is not None
+        try:
+            self.save()
+        except OSError as error:
+            warn_once("state", str(error.errno), "the state of the sidecar cannot be saved: %s", error)
+        self._saved_at = time.monotonic()
+        self._save_at = self._saved_at + max(self._save_every, self._state.took / _SHARE)
 
     def save(self) -> None:
         """Write the state, if there is a file for it and anything has changed. Raises OSError."""
@@ -237,6 +274,7 @@ class Sidecar:
             raise state.unusable(f"cannot be gone on from ({type(error).__name__}: {error})") from error
 
     def _close(self) -> None:
+        self._closed = True
         self.files.close()
         if self.listener is not None:
             self.listener.close()

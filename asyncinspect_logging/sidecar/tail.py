@@ -317,8 +317,8 @@ class Files:
             file.offset += len(rest)
 
     def _cut_off(self, file: _File) -> None:
-        """The file begins anew, or another one has its inode: it is met again, and a copy of what it was may be somewhere
-        and hold more than was read.
+        """The file begins anew, or another one has its inode: it is met again, and a copy of what it was may be
+        somewhere and hold more than was read.
         """
         self._forget(file)
         self._refused.clear()
