@@ -355,7 +355,7 @@ class Bulk:
                         digits += parent
                     try:
                         # It takes spaces, which then are missing, and capitals, which is not how ids are looked up.
-                        if len(fromhex(digits)) * 2 != len(digits) or not digits.islower():
+                        if len(fromhex(digits)) * 2 != len(digits) or not (digits.islower() or digits.isdigit()):
                             return line
                     except ValueError:
                         return line

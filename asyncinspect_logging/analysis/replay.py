@@ -387,8 +387,8 @@ class LogTasks:
             of_span = found.setdefault(note.number, [])
             of_span.append(note)
             if len(of_span) > 2 * _MAX_NOTES:
+                self._dropped_notes += len(of_span) - _MAX_NOTES
                 del of_span[:-_MAX_NOTES]
-                self._dropped_notes += _MAX_NOTES
 
     def _view(self, task: Any, state: TaskState) -> TaskView:
         return task_view(task, state, self._inspector.clock.monotonic_ns(), self._notes.pop(task.number, ()), 0)
