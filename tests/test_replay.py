@@ -306,7 +306,8 @@ def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> Non
 
 scraps = st.sampled_from(
     [None, True, 0, -1, 3, 1.5, 2.0, 10**400, "", "x", "enter", "0" * 16, "A" * 16, "ab " * 6, "0" * 32, [], {},
-     [[1, 2]], [[2, 3], [1, 1]], [[1, 2, 3]], [["a", 1]], [[0, 1]], {"type": "E"}, {"password": "x"}, "y" * 2000, 1 << 63, 5000]
+     [[1, 2]], [[2, 3], [1, 1]], [[1, 2, 3]], [["a", 1]], [[0, 1]], {"type": "E"}, {"password": "x"},
+     "y" * 2000, 1 << 63, 5000]
 )  # fmt: skip
 KEYS = [
     "v", "kind", "id", "trace", "parent", "name", "t", "wall", "pid", "seq", "task", "thread", "fields", "outcome",
