@@ -633,6 +633,14 @@ def test_a_terminal_that_knows_ascii_only(arguments: list[str], log: Path) -> No
     assert b"job" in result.stdout_bytes or arguments == ["check"]
 
 
+def test_nothing_but_the_command_imports_it() -> None:
+    """It stands at the end of the way from a span to what is shown."""
+    package = Path(cli.__file__).parent.parent
+    for path in package.rglob("*.py"):
+        if path.parent.name != "cli" and path.name != "__main__.py":
+            assert not re.search(r"^\s*(from|import) .*\bcli\b", path.read_text("utf-8"), re.MULTILINE), path
+
+
 # -- documentation -----------------------------------------------------------------------------------------------------
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "cli.md"

@@ -24,6 +24,8 @@ from asyncinspect_logging.analysis.replay import replay
 from asyncinspect_logging.cli.commands import commands
 from asyncinspect_logging.exporters.prometheus import PrometheusExporter
 
+pytestmark = pytest.mark.slow
+
 Tell = Callable[..., dict[str, Any]]
 HOSTILE = "\x1b]0;title\x07\x1b[31mx\x9b"
 COMMAND = [sys.executable, "-W", "error", "-m", "asyncinspect_logging"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -69,7 +70,8 @@ def export(
         options["what"] = what
     if time is not None:
         options["measure"] = {"all": "time"}.get(time, time)
-    with progress_bar("reading") as progress:
+    # A terminal is not to get both.
+    with progress_bar("reading", hidden=output == "-" and sys.stdout.isatty()) as progress:
         source = load(list(where), strict=strict, at=at, rules=read_rules(rules), progress=progress)
         if output == "-":
             with to_stdout() as stream:

@@ -16,7 +16,7 @@ from typing import IO, Any, Final
 import click
 from rich.box import ASCII2, ROUNDED
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -102,16 +102,23 @@ def _plain(value: Any, depth: int = 0) -> Any:
 
 
 @contextmanager
-def progress_bar(what: str, *, of_bytes: bool = True) -> Iterator[Callable[[int, int | None], None] | None]:
-    """A function to call with what is done and what there is in all, which draws a bar on stderr; None where nobody
-    looks on.
+def progress_bar(what: str, *, hidden: bool = False) -> Iterator[Callable[[int, int | None], None] | None]:
+    """A function to call with the bytes done and those there are in all, which draws a bar on stderr; None where nobody
+    looks on, or `hidden`.
     """
-    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+    if hidden or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn() if of_bytes else MofNCompleteColumn())
-    console = _console(stderr=True)
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    bar = Progress(
+        *columns,
+        console=_console(stderr=True),
+        transient=True,
+        # What goes to stdout meanwhile is an export, and not for rich to look at.
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+    with bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
