@@ -1,5 +1,5 @@
-"""How the files in this folder were made: `python tests/golden/make.py VERSION` writes logs of a version of the protocol,
-where there are none yet, and beside each log the snapshot that it must give.
+"""How the files in this folder were made: `python tests/golden/make.py VERSION` writes logs of a version of the
+protocol, where there are none yet, and beside each log the snapshot that it must give.
 
 A log is never made again: what was written by an older release is to be read for ever. Where the snapshot changes, for
 there is something more in it, `python tests/golden/make.py --snapshots` writes those alone; look at the difference.
@@ -67,14 +67,14 @@ async def service(clock: FakeClock) -> None:
 
     with install():
         tasks = [asyncio.create_task(request(number)) for number in range(1, 6)]
-        while sum(task.done() for task in tasks) < 4:
+        for _ in range(5):
             await asyncio.sleep(0)
         tasks[3].cancel()
         made = numbers()
         async for _ in made:  # type: ignore[attr-defined]
             break
         await made.aclose()  # type: ignore[attr-defined]
-        await asyncio.wait(tasks)
+        await asyncio.gather(*tasks, return_exceptions=True)
         log.warning("done")
 
 
