@@ -350,6 +350,17 @@ def test_stats_of_a_running_process(log: Path) -> None:
     assert job["durations"]["basis"] == "buckets"
 
 
+def test_other_commands_on_a_running_process(log: Path, tmp_path: Path) -> None:
+    """It can be exported and compared, and has no tasks to look at."""
+    with PrometheusExporter(replay([log]), port=0).start_server() as server:
+        address = f"http://127.0.0.1:{server.port}"
+        ok("export", address, "-o", tmp_path / "x.json")
+        assert machine("diff", address, log)["new"]["names"] == []
+        for command in ("graph", "check"):
+            assert f"no tasks, which {command} needs" in refused(command, address)
+    assert machine("stats", tmp_path / "x.json")["names"]
+
+
 def test_only_logs_can_be_several(log: Path) -> None:
     """An address or an export goes alone, and has no time to be looked at."""
     assert "goes alone" in refused("stats", log, "http://127.0.0.1:1")

@@ -132,6 +132,7 @@ def test_import_starts_nothing_and_needs_no_extra() -> None:
         "assert threading.active_count() == 1, threading.enumerate()\n"
         "assert not logging.getLogger().handlers and not logging.getLogger('asyncinspect').handlers\n"
         "extras = {'structlog', 'opentelemetry', 'statsd', 'rich', 'click', 'prometheus_client', 'trio'}\n"
+        "extras |= {'pythonjsonlogger', 'orjson', 'msgspec', 'zstandard'}\n"
         "heavy = extras & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

@@ -76,6 +76,7 @@ def info(module: str | None, machine: bool) -> None:
         [
             (extra, "yes" if all(packages.values()) else "no", package, number or "missing")
             for extra, packages in _extras().items()
+            if extra != "full"
             for package, number in packages.items()
         ],
     )

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ..snapshot import Snapshot
 from .commands import UnusableError
 
 if TYPE_CHECKING:
     from ..analysis.rules import Rules
 
-__all__ = ["as_json", "log_options", "read_rules", "report_json", "tell_report"]
+__all__ = ["as_json", "log_options", "need_tasks", "read_rules", "report_json", "tell_report"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -64,6 +65,14 @@ def read_rules(path: str | None) -> Rules | None:
     if not Path(path).exists():
         raise UnusableError(f"there is no file {path!r}; --rules takes the path of a TOML file")
     return load_rules(path)
+
+
+def need_tasks(source: object, where: tuple[str, ...], what: str) -> None:
+    """Raises UnusableError for what has counters only: the page of a process."""
+    if isinstance(source, Snapshot) and not source.tasks:
+        raise UnusableError(
+            f"{where[0]} has counters and no tasks, which {what} needs; give a log, or an export of one"
+        )
 
 
 def tell_report(source: object) -> None:
