@@ -22,7 +22,7 @@ find_python = python=$$(PYTHON="$(PYTHON)" tools/python.sh)
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint suite test-all bench transparency setup clean
+.PHONY: help demo test check lint suite test-all bench transparency fuzz setup clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -66,6 +66,9 @@ bench: ## the benchmarks, side by side on Python 3.11 and 3.13; writes benchmark
 
 transparency: setup ## the test suites of other packages, with and without install()
 	$(VENV)/bin/python benchmarks/transparency.py
+
+fuzz: setup ## a million wrong inputs for everything that reads input; about half an hour
+	$(VENV)/bin/python tests/fuzz $(ARGS)
 
 setup:
 	@set -e; $(find_python); $(call setup,$(VENV),test lint,--programs)
