@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import math
 import re
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,9 +24,9 @@ from pathlib import Path
 from types import FrameType
 
 import prometheus
+from processes import child, read_json
 from prometheus_client.parser import text_string_to_metric_families
 
-HERE = Path(__file__).resolve().parent
 JOB = "shop"
 #: What the load generator calls an outcome, and the counter it must be equal to.
 COUNTERS = {
@@ -63,37 +61,6 @@ class Signals:
         self.holding = False
         if self.came:
             raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def child(script: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Run one of the demo's scripts; end it with the block."""
-    process = subprocess.Popen(
-        [sys.executable, str(HERE / script), *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # out of reach of the terminal's Ctrl-C: it is ended here, in order
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def read_json(process: subprocess.Popen[str], what: str) -> dict[str, object]:
-    """The line of JSON that a child prints."""
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        raise SystemExit(f"the {what} ended with status {process.wait()} and no answer")
-    answer: dict[str, object] = json.loads(line)
-    return answer
 
 
 def read_page(address: str) -> str:

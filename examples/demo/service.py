@@ -26,6 +26,7 @@ from aiohttp.typedefs import Handler
 
 from asyncinspect_logging import instrument, span
 from asyncinspect_logging.exporters.prometheus import PrometheusExporter
+from asyncinspect_logging.json_logging import json_logging
 
 LOGGING: dict[str, Any] = {
     "version": 1,
@@ -159,10 +160,13 @@ def main() -> None:
     parser.add_argument("--metrics-port", type=int, default=0, help="0 picks a free one")
     parser.add_argument("--style", choices=["span", "instrument"], default="instrument", help="what makes the spans")
     parser.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio")
+    parser.add_argument("--log", help="also write what spans say to this file, for asyncinspect replay")
     parser.add_argument("--until-eof", action="store_true", help="end when standard input closes")
     options = parser.parse_args()
 
-    logging.config.dictConfig(LOGGING)
+    logging.config.dictConfig(
+        json_logging(options.log, level="TRACE", others=True, into=LOGGING) if options.log else LOGGING
+    )
     if options.loop == "uvloop":
         import uvloop
 
