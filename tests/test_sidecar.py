@@ -11,6 +11,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -454,6 +455,16 @@ class Client:
         self.socket.close()
 
 
+def connected(sidecar: Sidecar, next: int) -> Client:
+    """A client of a sidecar that does only what it is told."""
+    made: list[Client] = []
+    thread = threading.Thread(target=lambda: made.append(Client(sidecar, next)))
+    thread.start()
+    while thread.is_alive():
+        sidecar.step(0.01)
+    return made[0]
+
+
 def test_numbered_lines(tell: Tell) -> None:
     """After a break the client is told what is there already; lines sent again count once, also those without seq."""
     enter = tell("enter")
@@ -482,6 +493,19 @@ def test_numbered_lines(tell: Tell) -> None:
         assert sidecar.inspector.snapshot().dropped["gap"] == 2 + 10
 
 
+def test_a_client_that_is_gone_before_it_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tell: Tell) -> None:
+    """To find that nobody can be answered any more is no reason not to read what was sent."""
+    monkeypatch.setattr(listen, "_CHUNK", 1000)
+    sidecar = Sidecar(listen=tmp_path / "s")
+    client = connected(sidecar, 1)
+    client.send(*(tell("enter", number) for number in range(1, 101)))
+    client.close()
+    for _ in range(100):
+        sidecar.step()
+    assert counts(sidecar)[0] == 100
+    kill(sidecar)
+
+
 def test_lines_are_had_once_they_are_saved(tmp_path: Path, tell: Tell) -> None:
     """With a state, what is confirmed outlives a SIGKILL of the sidecar, and what is not is asked for again."""
     path, state = tmp_path / "s", tmp_path / "state"
@@ -492,17 +516,7 @@ def test_lines_are_had_once_they_are_saved(tmp_path: Path, tell: Tell) -> None:
         for _ in range(rounds):
             sidecar.step(0.01)
 
-    def client(next: int) -> Client:
-        import threading
-
-        made: list[Client] = []
-        thread = threading.Thread(target=lambda: made.append(Client(sidecar, next)))
-        thread.start()
-        while thread.is_alive():
-            sidecar.step(0.01)
-        return made[0]
-
-    one = client(1)
+    one = connected(sidecar, 1)
     told = [tell(kind, number) for number in (1, 2, 3) for kind in ("enter", "exit")]
     one.send(*told[:2])
     serve()
@@ -513,7 +527,7 @@ def test_lines_are_had_once_they_are_saved(tmp_path: Path, tell: Tell) -> None:
     serve()
     assert counts(sidecar) == (2, 2, 0)
     # Another connection of the same client meanwhile: not confirmed, and yet counted.
-    again = client(1)
+    again = connected(sidecar, 1)
     assert again.have == 2
     again.send(*told[2:5])
     serve()
@@ -524,7 +538,7 @@ def test_lines_are_had_once_they_are_saved(tmp_path: Path, tell: Tell) -> None:
     sidecar = Sidecar(listen=path, state=state, save_every=1000)
     sidecar._save_at = time.monotonic() + 1000
     assert counts(sidecar) == (1, 1, 0)
-    last = client(1)
+    last = connected(sidecar, 1)
     assert last.have == 2
     last.send(*told[2:])
     serve()

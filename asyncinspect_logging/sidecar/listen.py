@@ -54,7 +54,7 @@ class _Client:
 
 
 class _Connection:
-    __slots__ = ("answer", "bases", "client", "heard_at", "next", "pending", "skipping", "socket")
+    __slots__ = ("answer", "bases", "client", "deaf", "heard_at", "next", "pending", "skipping", "socket")
 
     def __init__(self, connected: socket.socket) -> None:
         self.socket = connected
@@ -67,6 +67,8 @@ class _Connection:
         self.next = 1
         #: What is still to be sent.
         self.answer = b""
+        #: Whether nothing can be sent any more.
+        self.deaf = False
         self.bases: set[str] = set()
 
 
@@ -268,14 +270,17 @@ class Listener:
             self._answer(connection, b'{"have":%d}\n' % client.saved)
 
     def _answer(self, connection: _Connection, answer: bytes) -> None:
+        if connection.deaf:
+            return
         connection.answer += answer
         try:
             sent = connection.socket.send(connection.answer) if connection.answer else 0
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError:
-            self._close(connection)
-            return
+            # It is gone, most likely, and what it sent before is still to be read.
+            connection.deaf = True
+            sent = len(connection.answer)
         connection.answer = connection.answer[sent:]
         wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.answer else 0)
         self._selector.modify(connection.socket, wanted, connection)

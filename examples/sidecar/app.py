@@ -26,7 +26,11 @@ def configure() -> None:
                 "version": 1,
                 "disable_existing_loggers": False,
                 "handlers": {
-                    "sidecar": {"class": "asyncinspect_logging.AsyncInspectSocketHandler", "address": ADDRESS},
+                    "sidecar": {
+                        "class": "asyncinspect_logging.AsyncInspectSocketHandler",
+                        "address": ADDRESS,
+                        "capacity": int(os.environ.get("SIDECAR_CAPACITY", "10000")),
+                    },
                 },
                 "loggers": {"asyncinspect": {"handlers": ["sidecar"]}},
             }
