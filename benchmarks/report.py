@@ -107,6 +107,17 @@ ROWS = (
     Row("the same to a Chrome trace", "export.trace.more_mb", "MB", 5),
     Row("the same to a flame graph", "export.flame.more_mb", "MB", 5),
     Row(
+        "a record of a log at level DEBUG read back, against a bare loop of `orjson.loads` over the same lines",
+        "replay.debug",
+        "×",
+        3,
+    ),
+    Row("the same at level TRACE", "replay.trace", "×", 3),
+    Row("that record at level DEBUG", "replay.debug_us", "µs", 4, (("the bare loop", "replay.debug.bare_us"),)),
+    Row("that record at level TRACE", "replay.trace_us", "µs", 4, (("the bare loop", "replay.trace.bare_us"),)),
+    Row("the same read as a stream of tasks, at level DEBUG", "replay.debug.tasks", "×"),
+    Row("the same at level TRACE", "replay.trace.tasks", "×"),
+    Row(
         "memory per live span (tracemalloc, 10,000 open)",
         "memory",
         "B",

@@ -34,6 +34,7 @@ GROUPS = {
     "steps": "bench_tasks.steps",
     "gc": "bench_tasks.collections",
     "memory": "bench_memory.memory",
+    "replay": "bench_replay.replay",
     "pages": "bench_pages.pages",
     "live": "bench_pages.live_tasks",
     "deadlocks": "bench_detect.deadlocks",

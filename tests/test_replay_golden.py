@@ -51,6 +51,6 @@ def test_the_mixed_one_has_it_all() -> None:
     assert report.missing
     assert report.annotations
     assert snapshot.dropped["duplicate"]
-    assert {"running", "completed", "failed", "cancelled"} <= {
+    assert {"blocked", "completed", "failed", "cancelled"} <= {
         state for state, count in snapshot.states.items() if count
     }

@@ -99,8 +99,7 @@ class Bulk:
         self.placing = placing
         self.latest = 0
         self.limit = limit
-        #: Records taken in, and how many of them were later than the limit.
-        self.records = 0
+        #: Records that were later than the limit.
         self.later = 0
         self._begun: dict[str, Record | Open] = {}
         # By id, the place among the retained tasks, counted from the first that there ever was; -1: not retained.
@@ -201,7 +200,7 @@ class Bulk:
         pid, base = self._pid, self._base
         seen = placing.seqs_of(pid, int(base, 16)) if base else None
         high = seen.high if seen is not None else -2
-        count = later = 0
+        later = 0
         entry: Any
         slow: Any
         slow_waits: Any
@@ -332,6 +331,7 @@ class Bulk:
                     cell.counts[bisect_left(_POLL_BOUNDS, polls) if polls > 1 else 0] += 1
                     cell.sum += polls
 
+                    record.line = line
                     if outcome != "completed":
                         record.begun = entry
                         retention.keep(record)
@@ -354,13 +354,14 @@ class Bulk:
                     if parent is not None:
                         digits += parent
                     try:
-                        # It takes spaces, which then are missing, and capitals, which is not how ids are looked up.
-                        if len(fromhex(digits)) * 2 != len(digits) or not (digits.islower() or digits.isdigit()):
+                        # Not all that it takes is written as ids are, by which they are looked up: spaces, capitals.
+                        if fromhex(digits).hex() != digits:
                             return line
                     except ValueError:
                         return line
                     if id == _NO_ID or trace == _NO_TRACE or parent == _NO_ID:
                         return line
+                    record.line = line
                     entry = begun_get(id)
                     if entry is None:
                         if is_known is not None and is_known(int(id, 16)):
@@ -381,6 +382,7 @@ class Bulk:
                         if entry.kind != "enter":
                             return line
                         entry = begun[id] = Open(None, entry)
+                    record.line = line
                     if kind == "wake":
                         entry.wakes += 1
                         if notes_wakes and (everything or samples(entry)):
@@ -402,19 +404,18 @@ class Bulk:
                         entry = begun[id] = Open(None, entry)
                     if len(entry.more) >= _MAX_MORE:
                         return line
+                    record.line = line
                     entry.more.append(record)
 
                 else:
                     return line
                 high += 1
-                count += 1
             return None
         finally:
             if seen is not None:
                 seen.high = high
             self._pid, self._base = pid, base
             self.latest = latest
-            self.records += count
             self.later += later
 
     def _pack(self, pairs: Any) -> int:

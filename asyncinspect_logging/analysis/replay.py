@@ -107,6 +107,8 @@ class _Reader:
         self._length = inspector.config.max_field_length
         self._bulk: Bulk | None = None
         self._batch: Batch | None = None
+        # Lines of the batch that went the general way.
+        self._oddities = 0
 
     def read(self) -> Iterator[None]:
         """All of it; a turn is a batch of lines."""
@@ -133,11 +135,9 @@ class _Reader:
         if batch.long:
             self._odd(batch.lines[0], 0)
             return
-        before = bulk.records
-        try:
-            bulk.take(batch.lines, self._odd)
-        finally:
-            report.records += bulk.records - before
+        self._oddities, before = 0, bulk.later
+        bulk.take(batch.lines, self._odd)
+        report.records += len(batch.lines) - self._oddities - (bulk.later - before)
 
     def _finish(self, placing: Placing) -> None:
         finish = getattr(self._rules, "finish", None)
@@ -151,6 +151,7 @@ class _Reader:
 
     def _odd(self, line: bytes, index: int) -> None:
         """Take in a line by the general rules."""
+        self._oddities += 1
         batch, bulk = self._batch, self._bulk
         assert batch is not None
         assert bulk is not None

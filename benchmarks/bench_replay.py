@@ -1,0 +1,89 @@
+"""What it costs to read a log back: against a bare loop of `orjson.loads` over the lines of the same file, by turns."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+from measure import Scale, Times, ratios
+from pythonjsonlogger.json import JsonFormatter
+
+from asyncinspect_logging import install, span
+from asyncinspect_logging.analysis.replay import LogTasks, Replay
+from asyncinspect_logging.records import TRACE
+
+__all__ = ["replay"]
+
+
+async def _service(tasks: int) -> None:
+    async def job(number: int) -> None:
+        with span("fetch_user", user_id=number, path=f"/users/{number}"):
+            await asyncio.sleep(0)
+
+    with install():
+        for first in range(0, tasks, 50):
+            await asyncio.gather(*(job(number) for number in range(first, min(tasks, first + 50))))
+
+
+def write_log(path: Path, tasks: int, level: int) -> None:
+    """The log of a small service, as python-json-logger writes it."""
+    logger = logging.getLogger("asyncinspect")
+    handler = logging.FileHandler(path)
+    handler.setFormatter(JsonFormatter("%(levelname)s %(name)s %(message)s", timestamp=True))
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = False
+    try:
+        asyncio.run(_service(tasks))
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+        logger.propagate = True
+        logger.setLevel(logging.NOTSET)
+
+
+def _bare(path: Path) -> None:
+    with path.open("rb") as lines:
+        for line in lines:
+            orjson.loads(line)
+
+
+def _tasks(path: Path) -> None:
+    for _ in LogTasks(path):
+        pass
+
+
+def replay(scale: Scale) -> dict[str, float]:
+    """Ratios to the bare loop, and µs for a record, of a log at level DEBUG and of one at level TRACE."""
+    found: dict[str, float] = {}
+    candidates: dict[str, Callable[[Path], object]] = {
+        "bare": _bare,
+        "replay": lambda path: Replay(path).run(),
+        "tasks": _tasks,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        for name, level in (("debug", logging.DEBUG), ("trace", TRACE)):
+            path = Path(folder) / name
+            write_log(path, scale.loops // (1 if level == logging.DEBUG else 3), level)
+            with path.open("rb") as lines:
+                records = sum(1 for _ in lines)
+            times: Times = {key: [] for key in candidates}
+            for round_ in range(max(2, scale.rounds // 2) + 1):
+                for key, read in candidates.items():
+                    started = time.process_time()
+                    read(path)
+                    taken = time.process_time() - started
+                    if round_:
+                        times[key].append(taken / records)
+            of_bare = ratios(times, "bare")
+            found[f"replay.{name}"], found[f"replay.{name}.tasks"] = of_bare["replay"], of_bare["tasks"]
+            found[f"replay.{name}_us"] = statistics.median(times["replay"]) * 1e6
+            found[f"replay.{name}_best_us"] = min(times["replay"]) * 1e6
+            found[f"replay.{name}.bare_us"] = statistics.median(times["bare"]) * 1e6
+    return found
