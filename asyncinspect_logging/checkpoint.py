@@ -34,6 +34,7 @@ def dump(books: Books, placing: Placing) -> dict[str, Any]:
     """All that was counted, and what is known of records, in values that JSON can hold. Of the spans of this process
     that are live or kept, only the counts are in it.
     """
+    placing.complete(thoroughly=True)
     findings, retention = books.findings, books.retention
     return {
         "v": _VERSION,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -119,6 +120,19 @@ def test_bounds_of_both_sides(tell: Callable[..., dict[str, Any]]) -> None:
     assert {0.0015, 0.003} <= set(histogram.bounds)
     assert histogram.counts[histogram.bounds.index(0.003)] == 1
     assert histogram.total == 2
+
+
+def test_after_a_replay(tmp_path: Path, stream: Callable[..., Any]) -> None:
+    """What was read in bulk is in it, open spans and kept ones, too."""
+    from asyncinspect_logging.analysis.replay import replay
+
+    tell = stream()
+    told = [tell(kind, number) for number in range(1, 60) for kind in ("enter", "exit")] + [tell("enter", 99)]
+    log = tmp_path / "a.jsonl"
+    log.write_text("".join(json.dumps({"asyncinspect": payload}) + "\n" for payload in told))
+    inspector = replay([log], inspector=Inspector(clock=Clock()))
+    assert seen(gone_on(inspector, Config())) == seen(inspector)
+    assert inspector.snapshot().names["job"].live == 1
 
 
 def test_spans_of_this_process_stay_live(listen: Callable[..., Inspector]) -> None:

@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from ..analysis.decoding import Ordinary, Unreadable, annotation, ordinary, parse
+from ..analysis.decoding import Ordinary, Unreadable, annotation, ordinary, ordinary_of, parse
 from ..inspector import Inspector
 from ..records import KEY
 
 __all__ = ["Reader", "Rules", "parsed"]
 
 _OURS: Final = KEY.encode()
+#: What a line has that may say something; of others it need not be known what they are.
 _WORTH_READING: Final = (_OURS, b'"span_id"', b'"kind"')
 #: What an inspector counts as malformed.
 _BROKEN: Final = {KEY: False}
@@ -40,7 +41,8 @@ class Reader:
         if any(sign in line for sign in _WORTH_READING):
             said = parsed(line)
             if said is None:
-                if line.lstrip()[:1] == b"{" and _OURS in line:
+                bare = line.strip(b" \t\r\n\0")
+                if bare.startswith(b"{") or _OURS in bare:
                     self._broken()
                     return
             elif said.is_told():
@@ -94,5 +96,4 @@ def parsed(line: bytes) -> Ordinary | None:
             return None
     if not isinstance(said, dict):
         return None
-    known = {field: said.get(field) for field in Ordinary.__struct_fields__}
-    return Ordinary(**known | {"at_timestamp": said.get("@timestamp")})
+    return ordinary_of(said)
