@@ -68,22 +68,24 @@ def replay(scale: Scale) -> dict[str, float]:
         "tasks": _tasks,
     }
     with tempfile.TemporaryDirectory() as folder:
-        for name, level in (("debug", logging.DEBUG), ("trace", TRACE)):
-            path = Path(folder) / name
+        for key, us, level in (
+            ("replay.debug", "replay.debug_us", logging.DEBUG),
+            ("replay.trace", "replay.trace_us", TRACE),
+        ):
+            path = Path(folder) / key
             write_log(path, scale.loops // (1 if level == logging.DEBUG else 3), level)
             with path.open("rb") as lines:
                 records = sum(1 for _ in lines)
-            times: Times = {key: [] for key in candidates}
+            times: Times = {name: [] for name in candidates}
             for round_ in range(max(2, scale.rounds // 2) + 1):
-                for key, read in candidates.items():
+                for name, read in candidates.items():
                     started = time.process_time()
                     read(path)
                     taken = time.process_time() - started
                     if round_:
-                        times[key].append(taken / records)
+                        times[name].append(taken / records)
             of_bare = ratios(times, "bare")
-            found[f"replay.{name}"], found[f"replay.{name}.tasks"] = of_bare["replay"], of_bare["tasks"]
-            found[f"replay.{name}_us"] = statistics.median(times["replay"]) * 1e6
-            found[f"replay.{name}_best_us"] = min(times["replay"]) * 1e6
-            found[f"replay.{name}.bare_us"] = statistics.median(times["bare"]) * 1e6
+            found[key], found[f"{key}.tasks"] = of_bare["replay"], of_bare["tasks"]
+            found[us] = statistics.median(times["replay"]) * 1e6
+            found[f"{key}.bare_us"] = statistics.median(times["bare"]) * 1e6
     return found

@@ -580,3 +580,35 @@ def test_stdin_is_left_open(monkeypatch: pytest.MonkeyPatch, spans: Any) -> None
     monkeypatch.setattr(sys, "stdin", text)
     assert replay("-").snapshot().names["job"].completed == 1
     assert not text.buffer.closed
+
+
+# -- several cores ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_several_files_on_several_cores(
+    log: Log, stream: Callable[..., Tell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    """The same as in one process: also where two files turn out to have a process in common, and where the files of one
+    process were rotated.
+    """
+    for number in range(3):
+        tell = stream(number, (number + 0xA1) << 40)
+        records = [tell(kind, span) for span in range(1, 30) for kind in ("enter", "suspend", "exit")]
+        records += [tell("enter", 31), tell("wait", 77)]
+        if shared and number == 2:
+            # Of the first process, which nothing shows at the beginning of this file.
+            first = stream(0, 0xA1 << 40)
+            first.seq = 1000  # type: ignore[attr-defined]
+            records += [first("enter", 99), first("exit", 99)]
+        broken = [b"{", json.dumps({"span_id": records[0]["id"], "message": "x"}).encode()]
+        log(*records[:41], *broken, name=f"{number}.log.1")
+        log(*records[41:], name=f"{number}.log")
+    one, several = Replay(tmp_path / "*.log*"), Replay(tmp_path / "*.log*", processes=2)
+    expected, found = one.run().snapshot(), several.run().snapshot()
+    assert several.report == one.report
+    for field in found._fields:
+        if field not in ("memory", "tasks"):
+            assert getattr(found, field) == getattr(expected, field), field
+    assert outline(found) == outline(expected)
+    assert len(found.tasks) > 80

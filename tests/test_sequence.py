@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -62,3 +63,27 @@ def test_numbers_below_all_that_was_seen_stay_unseen() -> None:
     assert seen.add(5)
     assert not seen.add(5)
     assert first - 1 not in seen
+
+
+@given(st.lists(st.integers(1, 60), unique=True))
+def test_holes(numbers: list[int]) -> None:
+    """Numbers up to the highest that are missing, also where runs were given up."""
+    seen = Seen(1)
+    for number in numbers:
+        seen.add(number)
+    assert seen.holes(1) == max(numbers, default=0) - len(numbers)
+
+
+def test_holes_of_what_was_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are still counted, and numbers in them count as seen."""
+    monkeypatch.setattr(sequence, "MAX_RUNS", 10)
+    seen = Seen(1)
+    for number in range(3, 300, 3):
+        if number % 2:
+            seen.add(number)
+        else:
+            seen.skip_to(number)
+            assert seen.add(number)
+    assert seen.holes(1) == 297 - 99
+    assert not seen.add(4)
+    assert len(seen.runs()) < 20

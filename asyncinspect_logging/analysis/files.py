@@ -13,7 +13,7 @@ import re
 import stat
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -98,13 +98,21 @@ class Source:
 
     def first_wall(self) -> int:
         """The first time in the file, 0 where none is found near its beginning."""
+        found = _WALL.search(self.head())
+        return int(found[1]) if found else 0
+
+    def head(self) -> bytes:
+        """What a file begins with; nothing of what can be read only once, or not at all."""
         if self.size is None:
-            return 0
-        for data in self._chunks():
-            found = _WALL.search(data)
+            return b""
+        chunks = self._chunks()
+        try:
+            return next(chunks, b"")
+        except (EOFError, OSError, zlib.error, ValueError):
+            return b""
+        finally:
+            chunks.close()
             self.done = 0
-            return int(found[1]) if found else 0
-        return 0
 
     def batches(self, *, timed: bool = False) -> Iterator[Batch]:
         """All lines. `timed`: say in `wall` when the next ones are of."""
@@ -155,7 +163,7 @@ class Source:
         if broken:
             yield Batch(self, [], number, problem=broken)
 
-    def _chunks(self) -> Iterator[bytes]:
+    def _chunks(self) -> Generator[bytes, None, None]:
         raw: Any
         if self.name == "-":
             raw = sys.stdin.buffer

@@ -81,7 +81,7 @@ class LogClock:
         return self.now
 
 
-class _Reader:
+class Reader:
     """Reads logs into an inspector, batch by batch."""
 
     def __init__(
@@ -100,10 +100,10 @@ class _Reader:
         self.inspector = inspector
         self.report = Report()
         self._limit = _FOREVER if at is None else round(at * 1e9)
-        self._at = at
-        self._strict = strict
+        self.at = at
+        self.strict = strict
         self._rules = rules
-        self._progress = progress
+        self.progress = progress
         self._length = inspector.config.max_field_length
         self._bulk: Bulk | None = None
         self._batch: Batch | None = None
@@ -113,11 +113,11 @@ class _Reader:
     def read(self) -> Iterator[None]:
         """All of it; a turn is a batch of lines."""
         clock = self.inspector.clock
-        for batch in batches(self.sources, self._progress):
+        for batch in batches(self.sources, self.progress):
             self._batch = batch
             self.inspector.enter(self._enter)
             if isinstance(clock, LogClock) and self._bulk is not None:
-                clock.now = self._bulk.latest if self._at is None else self._limit
+                clock.now = self._bulk.latest if self.at is None else self._limit
             yield
         self.inspector.enter(self._finish)
 
@@ -239,7 +239,7 @@ class _Reader:
         assert self._batch is not None
         assert self._bulk is not None
         name = self._batch.source.name
-        if self._strict:
+        if self.strict:
             raise ReplayError(f"{name}:{number}: {what}; {_FIX}")
         self.report.broken += 1
         self._bulk.placing.books.dropped["malformed"] += 1
@@ -256,6 +256,9 @@ class Replay:
     inspector: where to count; default: a new one, whose clock stands at the latest time in the log (or `at`).
     rules: see `analysis.rules.load_rules`: makes records of the lines of others.
     progress: called now and then with the bytes done, and the bytes in all or None.
+    processes: how many files may be read at a time, each in a process of its own; default: 1. It is of use where they
+        were written by several processes; not with `inspector`, `rules` or stdin. As with any process pool, the main
+        module must be fit to be imported.
 
     Raises LogFileError for what cannot be read, ConfigError for an `at` that is no time, MissingExtraError where a
     package is missing.
@@ -270,13 +273,22 @@ class Replay:
         inspector: Inspector | None = None,
         rules: RulesLike | None = None,
         progress: Callable[[int, int | None], None] | None = None,
+        processes: int | None = None,
     ) -> None:
         self.inspector = log_inspector() if inspector is None else inspector
-        self._reader = _Reader(paths, self.inspector, at=at, strict=strict, rules=rules, progress=progress)
+        # Rules remember what they have met, and an inspector may have books already.
+        alone = inspector is not None or rules is not None
+        self._processes = 1 if alone or processes is None else processes
+        self._reader = Reader(paths, self.inspector, at=at, strict=strict, rules=rules, progress=progress)
         self.report = self._reader.report
 
     def run(self) -> Inspector:
         """Read everything. Raises ReplayError where `strict` and a line is broken."""
+        if self._processes > 1 and len(self._reader.sources) > 1:
+            from .parallel import read_in_parallel
+
+            if read_in_parallel(self._reader, self._processes):
+                return self.inspector
         for _ in self._reader.read():
             pass
         # A deadlock is told when it is seen a second time.
@@ -330,7 +342,7 @@ class LogTasks:
 
         config = Config() if inspector is None else inspector.config
         self._inspector = log_inspector(dataclasses.replace(config, max_tasks=None, max_events=None))
-        self._reader = _Reader(paths, self._inspector, at=at, strict=strict, rules=rules, progress=progress)
+        self._reader = Reader(paths, self._inspector, at=at, strict=strict, rules=rules, progress=progress)
         self.report = self._reader.report
         self._notes: dict[int, list[Note]] = {}
         self._dropped_notes = 0
