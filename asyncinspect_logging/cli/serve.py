@@ -13,7 +13,7 @@ import click
 from .reading import as_json, log_options, read_rules, tell_report
 
 if TYPE_CHECKING:
-    from ..inspector import Inspector
+    from ..exporters.prometheus import Source
 
 __all__ = ["serve"]
 
@@ -82,11 +82,12 @@ def _sidecar(
 
     sidecar = Sidecar(logs, follow=follow, listen=listen, state=state, rules=read_rules(rules))
     listening = None if sidecar.address is None else str(sidecar.address)
-    _page(sidecar.inspector, address, listening, machine, sidecar.stop, sidecar.run)
+    # Not its inspector: what is scraped is saved first, so that no counter is lower after a restart.
+    _page(sidecar, address, listening, machine, sidecar.stop, sidecar.run)
 
 
 def _page(
-    inspector: Inspector,
+    source: Source,
     address: str | None,
     listening: str | None,
     machine: bool,
@@ -102,7 +103,7 @@ def _page(
 
     before = signal.signal(signal.SIGTERM, end)
     try:
-        with PrometheusExporter(inspector).start_server(address) as server:
+        with PrometheusExporter(source).start_server(address) as server:
             if machine:
                 print_json("serve", {"metrics": server.url, "listen": listening})
             else:

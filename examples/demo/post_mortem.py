@@ -43,6 +43,8 @@ FAMILIES = (
     "async_inspect_poll_count_bucket",
     "async_inspect_events_total",
 )
+WAKES = "async_inspect_events_total", (("type", "wake"),)
+
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
@@ -76,11 +78,13 @@ def records(log: Path) -> Iterator[dict[str, object]]:
                     yield payload
 
 
-def moment_of(log: Path, scraped: Samples) -> float | None:
-    """Unix time of the record after which spans had begun, stepped and ended as often as was scraped."""
+def moment_of(log: Path, scraped: Samples) -> tuple[float, int] | None:
+    """Unix time of the record after which spans had begun, stepped and ended as often as was scraped; and how many were
+    woken then and not polled yet: a live inspector counts a wake with the poll after it, a log has it by itself.
+    """
     wanted = {kind: scraped["async_inspect_events_total", (("type", kind),)] for kind in ("spawn", "poll", "drop")}
     counted = Counter[str]()
-    begun = set[object]()
+    begun, woken = set[object](), set[object]()
     for payload in records(log):
         kind = payload["kind"]
         if kind in ("spawn", "enter") and payload["id"] not in begun:
@@ -90,9 +94,13 @@ def moment_of(log: Path, scraped: Samples) -> float | None:
             counted["poll"] += 1
         if kind == "exit":
             counted["drop"] += 1
+        if kind == "wake":
+            woken.add(payload["id"])
+        elif kind in ("resume", "exit"):
+            woken.discard(payload["id"])
         if all(counted[kind] == count for kind, count in wanted.items()):
             # Float seconds have some 200 ns less than the record.
-            return (int(str(payload["wall"])) + 500) / 1e9
+            return (int(str(payload["wall"])) + 500) / 1e9, len(woken)
     return None
 
 
@@ -117,11 +125,13 @@ def run(seconds: float, connections: int) -> int:
 
 def report(log: Path, scraped: Samples) -> int:
     """Print both sides, and what nobody scraped; returns the exit status."""
-    at = moment_of(log, scraped)
-    if at is None:
+    moment = moment_of(log, scraped)
+    if moment is None:
         print("the log has no moment at which as many spans had begun, stepped and ended as Prometheus scraped")
         return 1
+    at, woken = moment
     replayed = page_of(replay(log, at=at))
+    replayed[WAKES] -= woken
     different = {key for key in scraped.keys() | replayed.keys() if scraped.get(key, 0) != replayed.get(key, 0)}
     print(f"\n{'':55} {'scraped last':>12} {'replayed':>12}")
     for (family, labels), value in sorted(scraped.items()):
