@@ -228,9 +228,7 @@ class Placing:
                 if kind == "wait":
                     self.books.quiet_looks = 0
         if span is None or self.books.retention.samples(span):
-            resource = telling.said.get("resource", ())
-            detail = telling.said.get("on") or " ".join(part for part in resource[:2] if part)
-            self.books.retention.note(Note(telling.wall, telling.number, kind, detail))
+            self.books.retention.note(Note(telling.wall, telling.number, kind, _detail(telling)))
 
     @property
     def gaps(self) -> int:
@@ -261,3 +259,16 @@ class Placing:
             + 600 * self._waiting_count
             + 300 * len(self._over)
         )
+
+
+def _detail(telling: Telling) -> str:
+    """What a timeline says of a step: what it waited for; with the resource's id, and the spans that held it."""
+    said = telling.said
+    kind, name, id = said.get("resource", ("", None, 0))
+    text = said.get("on") or " ".join(part for part in (kind, name) if part)
+    if id:
+        text += f" #{id:016x}"
+        held = ",".join(f"{holder['id']:016x}" for holder in said.get("holders", ()) if holder.get("id"))
+        if held and telling.kind == "wait":
+            text += f" held by {held}"
+    return str(text)
