@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from .books import Books
-from .catalogue import LAG_BOUNDS
+from .catalogue import LAG_BOUNDS, STEP_BOUNDS
 from .errors import ConfigError
 from .placing import Placing
 from .retention import Note
@@ -28,6 +28,8 @@ __all__ = ["dump", "load"]
 _VERSION: Final = 1
 #: Not a value of its own: the same cells by outcome, and what cannot be kept.
 _DERIVED: Final = frozenset({"__weakref__", "outcomes"})
+#: Of a whole number: the counts of slow steps are packed into one (see `steps.slow`).
+_MAX_BITS: Final = 48 * (len(STEP_BOUNDS) + 2)
 
 
 def dump(books: Books, placing: Placing) -> dict[str, Any]:
@@ -148,6 +150,9 @@ def _fill(fresh: Any, saved: Mapping[str, Any]) -> Any:
             continue
         if type(value) is not type(before):
             raise TypeError(f"{type(fresh).__name__}.{slot} is {value!r}")
+        for number in value if isinstance(value, list) else (value,):
+            if not isinstance(number, str):
+                _whole(number)
         setattr(fresh, slot, value)
     return fresh
 
@@ -169,7 +174,8 @@ def _span(saved: Mapping[str, Any]) -> ToldSpan:
 
 def _cell(saved: Any, bounds: int) -> Cell:
     cell = Cell(bounds)
-    counts, cell.sum = saved
+    counts, summed = saved
+    cell.sum = _whole(summed)
     if len(counts) != len(cell.counts):
         raise ValueError(f"{len(counts)} buckets instead of {len(cell.counts)}")
     cell.counts = [_whole(count) for count in counts]
@@ -182,8 +188,8 @@ def _tuples(said: dict[str, Any]) -> dict[str, Any]:
 
 
 def _whole(value: Any) -> int:
-    if type(value) is not int:
-        raise TypeError(f"{value!r} is not a whole number")
+    if type(value) is not int or value.bit_length() > _MAX_BITS:
+        raise TypeError(f"{str(value)[:100]} is not a whole number that was counted")
     return value
 
 

@@ -387,6 +387,11 @@ class Inspector:
             books = Books(self.config, self._books.bounds)
             placing = Placing(books, self.field_policy, self._announced.numbers)
             load(checkpoint, books, placing)
+            try:
+                # Nothing that was saved stands in the way of a snapshot; what somebody wrote himself may.
+                summarize(books, placing, self.clock, tasks=True)
+            except Exception as error:
+                raise ConfigError(f"this is no checkpoint of an inspector: {type(error).__name__}: {error}") from error
             self._announced.carry_over(self._books, books)
             books.quiet_looks, books.waits = self._books.quiet_looks, self._books.waits
             books.waits.carry_over(books.live)

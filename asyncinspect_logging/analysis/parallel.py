@@ -1,8 +1,9 @@
 """Several logs on several cores: each file is read in a process of its own, together with those that have records of
 the same processes, and what was counted is added up.
 
-That is exact, as long as there are no more names than `Config.max_names`: processes have nothing else in common. Whether
-two groups of files have a process in common after all is known when they were read; then the result is thrown away.
+That is exact, as long as there are no more names than `Config.max_names`: processes have nothing else in common.
+Whether two groups of files have a process in common after all is known when they were read; then the result is thrown
+away.
 """
 
 from __future__ import annotations
