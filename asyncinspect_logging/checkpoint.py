@@ -73,9 +73,9 @@ def load(saved: Mapping[str, Any], books: Books, placing: Placing) -> None:
         if saved["v"] != _VERSION:
             raise ConfigError(f"a checkpoint of version {saved['v']!r} cannot be read here; this is {_VERSION}")
         _load(saved, books, placing)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, ConfigError):
-            raise
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever comes of values that were never dumped
         raise ConfigError(f"this is no checkpoint of an inspector: {type(error).__name__}: {error}") from error
 
 
