@@ -32,7 +32,9 @@ demo: setup ## a web service under load, scraped by Prometheus; SECONDS=5 ends i
 
 # Not pytest --cov: the package's own pytest plugin imports it before pytest-cov would begin to look.
 test: lint ## everything: lint, all tests with branch coverage, the real Prometheus
-	$(VENV)/bin/coverage run --branch $(PYTEST) $(ARGS)
+	$(VENV)/bin/coverage erase
+	COVERAGE_OF_WORKERS=1 $(VENV)/bin/coverage run --parallel-mode $(PYTEST) -n 2 --dist loadfile $(ARGS)
+	$(VENV)/bin/coverage combine -q
 	$(VENV)/bin/coverage report
 
 check: setup ## the quick part of the tests

@@ -5,6 +5,7 @@ streams of lifecycle records.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,18 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from asyncinspect_logging import AsyncInspectHandler, Config, Inspector
+
+if os.environ.get("PYTEST_XDIST_WORKER") and os.environ.get("COVERAGE_OF_WORKERS"):
+    # `make test` measures the process that starts the workers; each of them measures itself, from here on.
+    import coverage
+
+    _coverage = coverage.Coverage(data_suffix=True)
+    _coverage.start()
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish() -> None:
+        _coverage.stop()
+        _coverage.save()
 
 settings.register_profile(
     "repeatable",
