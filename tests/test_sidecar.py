@@ -607,7 +607,7 @@ def test_a_process_that_was_killed_while_nobody_looked(log: Path, tmp_path: Path
     with subprocess.Popen([sys.executable, "-c", WRITER, str(log)]) as process:
         with Sidecar(log, state=state, grace=0.1) as sidecar:
             until(lambda: counts(sidecar) == (11, 10, 1))
-            until(lambda: sidecar.processes.dump()["local"])
+            until(lambda: [known[-1] for known in sidecar.processes.dump()["known"]] == [True])
         process.kill()
     with Sidecar(log, state=state, grace=0.1) as sidecar:
         until(lambda: counts(sidecar) == (11, 11, 0))
@@ -624,6 +624,34 @@ def test_a_process_elsewhere(log: Path, tell: Tell) -> None:
             sidecar.step()
         assert counts(sidecar)[2] == live
         kill(sidecar)
+
+
+def test_a_pid_that_is_in_every_container(log: Path, tmp_path: Path, tell: Tell, stream: Callable[..., Tell]) -> None:
+    """There is a process of that pid here, and it is not the one that writes: whoever else writes lives on."""
+    elsewhere = stream(pid=2**22 + 1, base=0x4321 << 40)
+    tell.pid = os.getppid()  # type: ignore[attr-defined]
+    tell.t = elsewhere.t = time.time_ns() - 1_700_000_000_000_000_000  # type: ignore[attr-defined]
+    add(log, tell("enter"), elsewhere("enter"))
+    state = tmp_path / "state"
+    for _ in range(2):
+        sidecar = Sidecar(log, grace=0.0, state=state)
+        for _ in range(3):
+            sidecar._scan_at = 0.0
+            sidecar.step()
+        assert counts(sidecar) == (2, 0, 2)
+        sidecar.save()
+        kill(sidecar)
+
+
+def test_who_writes_a_log(log: Path) -> None:
+    """It is told by its descriptors; to read the log, as what ships it does, is not to write it."""
+    with log.open("a") as file:
+        status = os.fstat(file.fileno())
+        assert processes.writes(os.getpid(), (status.st_dev, status.st_ino))
+        assert not processes.writes(os.getpid(), (status.st_dev, status.st_ino + 1))
+    with log.open() as file:
+        assert not processes.writes(os.getpid(), (status.st_dev, status.st_ino))
+    assert not processes.writes(2**22 + 1, (status.st_dev, status.st_ino))
 
 
 def test_a_late_exit(log: Path, tell: Tell) -> None:

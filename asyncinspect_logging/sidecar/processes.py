@@ -3,6 +3,10 @@
 A process is known by the upper half of its span ids, which is random: its pid may be another's on another machine, or
 later. It is gone when its connection is closed, or, where it writes a file, when there is no process of its pid any
 more that began before its last record; and then for a while nothing more was heard of it.
+
+A pid in a file may be that of another container or machine, and there be a process of that pid here all the same (1, 7
+and 8 are everywhere). So it says nothing until the process of that pid here was seen to have the log open to write
+to it.
 """
 
 from __future__ import annotations
@@ -12,19 +16,22 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 from ..inspector import Inspector
 from ..records import KEY, VERSION, is_id, is_whole
 
-__all__ = ["Processes", "base_of", "began_at"]
+__all__ = ["Processes", "base_of", "began_at", "writes"]
 
 #: Hex digits of an id that are the same for all spans of a process.
 BASE_DIGITS: Final = 8
 _MAX_PROCESSES: Final = 10_000
 #: Seconds by which the clocks of the kernel and of a record may differ.
 _SLACK: Final = 2.0
+#: Descriptors of a process that are looked at. A log is opened early, and has a low number.
+_MAX_DESCRIPTORS: Final = 1024
 
 
 def base_of(payload: Mapping[str, Any]) -> str | None:
@@ -35,20 +42,23 @@ def base_of(payload: Mapping[str, Any]) -> str | None:
 
 class _Process:
     """`last`: the latest payload that it wrote; `heard`: when that was seen (monotonic seconds). `connected`: how many
-    connections bring its lines; None as long as only files have.
+    connections bring its lines; None as long as only files have. `log`: device and inode of the file that has
+    the latest payload; `here`: whether it was seen to write to such a file.
     """
 
-    __slots__ = ("connected", "heard", "last", "looked_at")
+    __slots__ = ("connected", "heard", "here", "last", "log", "looked_at")
 
     def __init__(self, last: Mapping[str, Any] | None, heard: float) -> None:
         self.last = self.looked_at = last
         self.heard = heard
         self.connected: int | None = None
+        self.log = (0, 0)
+        self.here = False
 
 
 class Processes:
-    """grace: seconds. local: whether pids in files are those of this machine (and of this container); None: where one
-    of them was once seen to be.
+    """grace: seconds. local: whether pids in files are those of this machine (and of this container); None: those of
+    processes that were seen to write the log.
     """
 
     def __init__(self, inspector: Inspector, grace: float, local: bool | None) -> None:
@@ -56,6 +66,10 @@ class Processes:
         self._grace = grace
         self._local = local
         self._known: OrderedDict[str, _Process] = OrderedDict()
+        # Who was found to write a log, or not, since the last look.
+        self._asked: dict[tuple[int, tuple[int, int]], bool] = {}
+        #: Device and inode of the file that is being read.
+        self.log = (0, 0)
         #: Spans that were ended because their process was gone.
         self.interrupted = 0
 
@@ -65,14 +79,18 @@ class Processes:
     def heard(self, payload: Mapping[str, Any]) -> None:
         """A record came. For each one, and so no more than has to be."""
         try:
-            self._known[payload["id"][:BASE_DIGITS]].last = payload
+            known = self._known[payload["id"][:BASE_DIGITS]]
+            known.last, known.log = payload, self.log
         except (LookupError, TypeError):
             self._meet(payload)
 
     def _meet(self, payload: Mapping[str, Any]) -> None:
         base = base_of(payload)
         if base is not None:
-            self._process(base).last = payload
+            known = self._process(base)
+            known.last, known.log = payload, self.log
+            # At once, since it may be killed before the next look.
+            self._seek(known)
 
     def _process(self, base: str) -> _Process:
         known = self._known.get(base)
@@ -97,26 +115,31 @@ class Processes:
     def look(self) -> None:
         """End what processes that are gone have left open."""
         now = time.monotonic()
+        self._asked.clear()
         for base, known in list(self._known.items()):
             if known.last is not known.looked_at:
                 known.looked_at, known.heard = known.last, now
-                if self._local is None and known.connected is None and self._is_here(known):
-                    self._local = True
+                self._seek(known)
             elif not known.connected and now - known.heard >= self._grace and self._is_gone(known):
                 del self._known[base]
                 if known.last is not None:
                     self._interrupt(base, known.last)
 
-    def _is_here(self, known: _Process) -> bool:
-        pid = known.last["pid"] if known.last else None
-        return pid != os.getpid() and not self._is_gone(known, local=True)
+    def _seek(self, known: _Process) -> None:
+        """Find out whether a process is one of here."""
+        if self._local is None and known.connected is None and not known.here and known.last is not None:
+            pid = known.last.get("pid")
+            if is_whole(pid) and pid != os.getpid():
+                if (pid, known.log) not in self._asked:
+                    self._asked[pid, known.log] = writes(pid, known.log)
+                known.here = self._asked[pid, known.log]
 
-    def _is_gone(self, known: _Process, *, local: bool | None = None) -> bool:
+    def _is_gone(self, known: _Process) -> bool:
         if known.connected is not None:
             return not known.connected
         last = known.last or {}
         pid, wall = last.get("pid"), last.get("wall")
-        if not (local or self._local) or not is_whole(pid) or not is_whole(wall):
+        if not (known.here if self._local is None else self._local) or not is_whole(pid) or not is_whole(wall):
             return False
         began = began_at(pid)
         return began is None or began > wall / 1e9 + _SLACK
@@ -149,22 +172,43 @@ class Processes:
     def dump(self) -> dict[str, Any]:
         """As values that JSON can hold."""
         kept = [
-            [base, {key: known.last[key] for key in ("id", "pid", "t", "wall")}, known.connected is not None]
+            [
+                base,
+                {key: known.last[key] for key in ("id", "pid", "t", "wall")},
+                known.connected is not None,
+                known.here,
+            ]
             for base, known in self._known.items()
             if known.last is not None and all(key in known.last for key in ("id", "pid", "t", "wall"))
         ]
-        return {"local": self._local, "known": kept}
+        return {"known": kept}
 
     def load(self, saved: Mapping[str, Any]) -> None:
         """Go on from there; whoever was connected has a while to come again.
 
         Raises ValueError, TypeError or LookupError for what `dump` never gave.
         """
-        if self._local is None and saved["local"] is not None:
-            self._local = bool(saved["local"])
-        for base, last, by_socket in saved["known"]:
+        # Who is here was not kept at first.
+        for base, last, by_socket, *here in saved["known"]:
             known = self._known[str(base)] = _Process(dict(last), time.monotonic())
             known.connected = 0 if by_socket else None
+            known.here = here == [True]
+
+
+def writes(pid: int, log: tuple[int, int]) -> bool:
+    """Whether a process has a file, given by device and inode, open to write to it. False where that cannot be told: of
+    another user's process, and without /proc.
+    """
+    with suppress(OSError), os.scandir(f"/proc/{pid}/fd") as descriptors:
+        for each in islice(descriptors, _MAX_DESCRIPTORS):
+            with suppress(OSError, ValueError, IndexError):
+                status = os.stat(each.path)
+                if (status.st_dev, status.st_ino) == log:
+                    # proc(5): the flags of open(), in octal.
+                    said = Path(f"/proc/{pid}/fdinfo/{each.name}").read_text().partition("flags:")[2]
+                    if int(said.split()[0], 8) & os.O_ACCMODE != os.O_RDONLY:
+                        return True
+    return False
 
 
 def began_at(pid: int) -> float | None:

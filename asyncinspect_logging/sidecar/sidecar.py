@@ -45,7 +45,8 @@ class Sidecar:
     inspector: default: a new one, with `Config.from_env()`. It must not be used before where there is a state.
     rules: retrofit rules (`analysis.rules.load_rules`) for the lines of other programs.
     save_every: seconds between two saves. grace: seconds after which a process that is gone has its open spans ended
-        as interrupted. local: whether pids in the files are those of this machine and container; None finds out.
+        as interrupted. local: whether pids in the files are those of this machine and container; None: those
+        of processes that are seen to have their log open.
     socket_mode: permissions of a Unix socket.
 
     `run` serves until `stop`; `with Sidecar(…)` does that in a thread. It needs the extra `replay`. Raises ConfigError
@@ -215,6 +216,7 @@ class Sidecar:
 
     def _take(self, path: str, first: int, lines: list[bytes]) -> None:
         read, heard = self.reader.read, self.processes.heard
+        self.processes.log = self.files.key
         for number, line in enumerate(lines, first):
             if line:
                 read(line, heard, path, number)

@@ -104,6 +104,8 @@ class Files:
         self._rests: dict[_Key, bytes] = {}
         #: Whether a file has moved, so that it is time to look.
         self.moved = True
+        #: Device and inode of the file that was read last.
+        self.key: _Key = (0, 0)
         #: Lines that were too long.
         self.too_long = 0
         #: Bytes read in all.
@@ -248,6 +250,7 @@ class Files:
         return more
 
     def _poll_one(self, file: _File, take: Take, now: float) -> tuple[int, bool]:
+        self.key = file.key
         if file.packed:
             return self._poll_packed(file, take)
         held = self._open.get(file.key)
