@@ -22,7 +22,11 @@ from .telling import Telling, read
 from .told import ToldSpan
 from .totals import Folded
 
-__all__ = ["Placing"]
+__all__ = ["UNNUMBERED", "Placing"]
+
+#: The `pid` of records that no process has numbered, such as those made by retrofit rules: their seqs say nothing of
+#: what came twice or is missing, and whoever makes them sees to it that each comes once.
+UNNUMBERED: Final = 0
 
 #: Records that wait for their span's beginning; ends of told spans remembered; processes whose seqs are remembered.
 _MAX_WAITING: Final = 10_000
@@ -45,9 +49,8 @@ class Placing:
         self.policy = policy
         #: What takes records in by the thousand (`analysis.bulk`), and knows spans that are not known here.
         self.bulk: Any = None
-        #: Records found to be missing by what reads whole logs; and processes whose numbers say nothing of that.
+        #: Records found to be missing by what reads whole logs.
         self.missing = 0
-        self.unnumbered: set[tuple[int, int]] = set()
         self._announced = announced
         self._streams: OrderedDict[tuple[int, int], Seen] = OrderedDict()
         self._stream: tuple[int, int] | None = None
@@ -70,7 +73,8 @@ class Placing:
         number, kind = telling.number, telling.kind
         if self.bulk is not None:
             self.bulk.hand_over(number)
-        if not self.seqs_of(telling.pid, number >> _BASE_SHIFT).add(telling.seq):
+        pid = telling.pid
+        if pid != UNNUMBERED and not self.seqs_of(pid, number >> _BASE_SHIFT).add(telling.seq):
             books.dropped["duplicate"] += 1
         elif number in self._announced:
             # Of this process, and known at first hand: only the timeline has use for it, and of what a processor in a
@@ -122,8 +126,7 @@ class Placing:
 
     def holes(self) -> int:
         """Records that are missing, by their numbers: those of a process begin at 1."""
-        found = (seqs.holes(1) for stream, seqs in self._streams.items() if stream not in self.unnumbered)
-        return self._holes + sum(found)
+        return self._holes + sum(seqs.holes(1) for seqs in self._streams.values())
 
     def seqs_of(self, pid: int, base: int) -> Seen:
         """What was seen of a process. `base`: the higher half of its span ids."""
@@ -132,8 +135,7 @@ class Placing:
         if seqs is None:
             seqs = self._streams[stream] = Seen(1)
             if len(self._streams) > _MAX_STREAMS:
-                oldest, gone = self._streams.popitem(last=False)
-                self._holes += 0 if oldest in self.unnumbered else gone.holes(1)
+                self._holes += self._streams.popitem(last=False)[1].holes(1)
         elif stream != self._stream:
             self._streams.move_to_end(stream)
         self._stream = stream

@@ -23,6 +23,7 @@ from asyncinspect_logging.analysis import bulk, files
 from asyncinspect_logging.analysis import replay as analysis_replay
 from asyncinspect_logging.analysis.files import LogFileError
 from asyncinspect_logging.analysis.replay import LogTasks, Replay, ReplayError, Report, replay
+from asyncinspect_logging.analysis.rules import parse_rules
 from asyncinspect_logging.errors import ConfigError
 from asyncinspect_logging.snapshot import Snapshot
 
@@ -556,6 +557,26 @@ def test_rules_make_records_of_foreign_lines(log: Log, tell: Tell) -> None:
     snapshot, report = read(log(b"GET /", own, b'{"message": "x"}'), rules=Rules())
     assert asked == [(b"GET /", 1), (b'{"message": "x"}', 3)]
     assert (snapshot.names["job"].completed, report.records, report.foreign, report.missing) == (2, 1, 2, 0)
+
+
+def test_spans_of_rules_are_no_processes(tmp_path: Path, stream: Callable[..., Tell]) -> None:
+    """However many there are, nothing is missing, and what was seen of processes is not forgotten for them."""
+    form = "name='req'\nline='^(?P<t>\\d+) GET'\ntime='t'\ntime_format='unix'"
+    rules = parse_rules(f"[[rule]]\n{form}")
+    one, other = stream(100, 0xA1 << 40), stream(200, 0xA2 << 40)
+    own = [line(tell(kind)) for tell in (one, other) for kind in ("enter", "exit")]
+    lines = [*own, *(b"%d GET /" % (1_700_000_000 + second) for second in range(1100)), *own]
+    path = tmp_path / "mixed.log"
+    path.write_bytes(b"\n".join(lines))
+    reading = Replay(path, rules=rules)
+    snapshot = reading.run().snapshot()
+    assert (reading.report.missing, snapshot.names["req"].completed, snapshot.names["job"].completed) == (0, 1100, 2)
+    assert snapshot.dropped["duplicate"] == 4
+    inspector = Inspector()
+    for told in rules.payloads("1800000000 GET /", "b.log", 1):
+        inspector.apply(told)
+    inspector.snapshot()
+    assert inspector.checkpoint()["streams"] == []
 
 
 def test_missing_packages(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..catalogue import POLL_COUNT_BOUNDS
 from ..fields import FieldPolicy
-from ..placing import MAX_OVER, Placing
+from ..placing import MAX_OVER, UNNUMBERED, Placing
 from ..states import TaskState
 from ..steps import pack
 from ..telling import Telling, read, read_slow
@@ -214,7 +214,7 @@ class Bulk:
                     return line
                 id = record.id
                 if record.pid != pid or id[:8] != base:
-                    if _BASE.match(id) is None:
+                    if record.pid == UNNUMBERED or _BASE.match(id) is None:
                         return line
                     if seen is not None:
                         seen.high = high

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 from ..errors import ConfigError
 from ..inspector import Inspector
-from ..placing import Placing
+from ..placing import UNNUMBERED, Placing
 from ..records import KEY, flaw_of
 from ..retention import Note
 from ..snapshot import Snapshot, TaskView
@@ -202,11 +202,11 @@ class Reader:
         if flaw is not None:
             self._broken(number, flaw[:500])
             return
-        stream = payload["pid"], int(payload["id"], 16) >> 32
-        if ruled and len(placing.unnumbered) < _MAX_WAITING:
-            placing.unnumbered.add(stream)
+        if ruled:
+            payload = {**payload, "pid": UNNUMBERED}
         if payload["wall"] > self._limit:
-            placing.seqs_of(*stream).add(payload["seq"])
+            if payload["pid"] != UNNUMBERED:
+                placing.seqs_of(payload["pid"], int(payload["id"], 16) >> 32).add(payload["seq"])
             return
         bulk.latest = max(bulk.latest, payload["wall"])
         if not ruled:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from ..errors import ConfigError
+from ..placing import UNNUMBERED
 from ..records import VERSION
 
 __all__ = ["Rules", "load_rules", "parse_rules"]
@@ -268,8 +269,8 @@ def _payload(kind: str, id: int, step: int, t: int, name: str) -> dict[str, Any]
         # No clock but the log's: it stands for the monotonic one, too.
         "t": t,
         "wall": t,
-        "pid": 0,
-        # The span's own, and the same when the line is read again.
+        "pid": UNNUMBERED,
+        # The span's own: in which order what is told of it comes.
         "seq": (id & 0xFFFFFFFF) * 3 + step,
         "name": name,
     }
