@@ -654,6 +654,29 @@ def test_who_writes_a_log(log: Path) -> None:
     assert not processes.writes(2**22 + 1, (status.st_dev, status.st_ino))
 
 
+def test_many_processes_that_are_gone(log: Path, stream: Callable[..., Tell], monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are seen to at once, by what is open, and no snapshot of everything is made for any of them."""
+    tells = [stream(pid=2**22 + 1, base=(0x10000 + number) << 32) for number in range(300)]
+    for number, tell in enumerate(tells):
+        add(log, tell("enter"), tell("exit"), *([tell("enter", 2)] if number % 100 == 7 else []))
+    monkeypatch.setattr("asyncinspect_logging.sidecar.sidecar._SCAN", 1000.0)  # looks only when it is told to
+    sidecar = Sidecar(log, grace=0.0, local=True)
+    read_all(sidecar)
+    assert counts(sidecar) == (303, 300, 3)
+    passes: list[Any] = []
+    enter = sidecar.inspector.enter
+    monkeypatch.setattr(sidecar.inspector, "enter", lambda records: (passes.append(1), enter(records)))
+    monkeypatch.setattr(sidecar.inspector, "snapshot", None)
+    sidecar.processes.look()
+    sidecar.processes.look()
+    monkeypatch.undo()
+    assert len(passes) == 1
+    assert len(sidecar.processes) == 0
+    assert counts(sidecar) == (303, 303, 0)
+    assert sidecar.inspector.snapshot().names["job"].cancelled == 3
+    kill(sidecar)
+
+
 def test_a_late_exit(log: Path, tell: Tell) -> None:
     """Of what was held to be interrupted: it changes no count but that of what could not be placed."""
     tell.pid = 2**22 + 1  # type: ignore[attr-defined]

@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..inspector import Inspector
+from ..placing import Placing
 from ..records import KEY, VERSION, is_id, is_whole
+from ..told import ToldSpan
 
 __all__ = ["Processes", "base_of", "began_at", "writes"]
 
@@ -114,7 +116,7 @@ class Processes:
 
     def look(self) -> None:
         """End what processes that are gone have left open."""
-        now = time.monotonic()
+        now, gone = time.monotonic(), {}
         self._asked.clear()
         for base, known in list(self._known.items()):
             if known.last is not known.looked_at:
@@ -123,7 +125,9 @@ class Processes:
             elif not known.connected and now - known.heard >= self._grace and self._is_gone(known):
                 del self._known[base]
                 if known.last is not None:
-                    self._interrupt(base, known.last)
+                    gone[base] = known.last
+        if gone:
+            self._interrupt(gone)
 
     def _seek(self, known: _Process) -> None:
         """Find out whether a process is one of here."""
@@ -144,30 +148,25 @@ class Processes:
         began = began_at(pid)
         return began is None or began > wall / 1e9 + _SLACK
 
-    def _interrupt(self, base: str, last: Mapping[str, Any]) -> None:
-        """End the live spans of a process, at the time of its last record: so long it has lived for certain."""
-        t, wall = last.get("t"), last.get("wall")
-        if not is_whole(t) or not is_whole(wall):
-            return
-        for task in self._inspector.snapshot().tasks:
-            if task.outcome is None and task.id.startswith(base):
-                self.interrupted += 1
-                # No process has the pid 0: in its name, every span is ended once.
-                self._inspector.apply(
-                    {
-                        KEY: {
-                            "v": VERSION,
-                            "kind": "exit",
-                            "id": task.id,
-                            "name": task.name,
-                            "t": t,
-                            "wall": wall,
-                            "pid": 0,
-                            "seq": int(task.id[BASE_DIGITS:], 16),
-                            "outcome": "interrupted",
-                        }
-                    }
-                )
+    def _interrupt(self, gone: Mapping[str, Mapping[str, Any]]) -> None:
+        """End the live spans of processes, each at the time of its last record: so long it has lived for certain."""
+        ended: list[dict[str, Any]] = []
+
+        def find(placing: Placing) -> None:
+            placing.complete()
+            for span in placing.books.live.values():
+                last = gone.get(span.id[:BASE_DIGITS]) if isinstance(span, ToldSpan) else None
+                if last is not None and is_whole(last.get("t")) and is_whole(last.get("wall")):
+                    # No process has the pid 0: in its name, every span is ended once.
+                    said = {"v": VERSION, "kind": "exit", "id": span.id, "name": span.name, "outcome": "interrupted"}
+                    seq = int(span.id[BASE_DIGITS:], 16)
+                    ended.append({**said, "t": last["t"], "wall": last["wall"], "pid": 0, "seq": seq})
+
+        # One pass for all of them, since there may be many of both.
+        self._inspector.enter(find)
+        self.interrupted += len(ended)
+        for payload in ended:
+            self._inspector.apply({KEY: payload})
 
     def dump(self) -> dict[str, Any]:
         """As values that JSON can hold."""
