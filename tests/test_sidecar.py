@@ -265,6 +265,26 @@ def test_state_is_whole_and_private(log: Path, tmp_path: Path, tell: Tell) -> No
     kill(sidecar)
 
 
+def test_state_is_written_to_no_file_of_others(log: Path, tmp_path: Path, tell: Tell) -> None:
+    """A link in its place, or a file that all may read, is replaced."""
+    add(log, tell("enter"))
+    victim, state, new = tmp_path / "victim", tmp_path / "state", tmp_path / "state.new"
+    victim.write_text("precious")
+    new.symlink_to(victim)
+    sidecar = Sidecar(log, state=state)
+    read_all(sidecar)
+    sidecar.save()
+    assert victim.read_text() == "precious"
+    assert not state.is_symlink()
+    new.write_text("left behind")
+    new.chmod(0o666)
+    add(log, tell("exit"))
+    read_all(sidecar)
+    sidecar.save()
+    assert stat.S_IMODE(state.stat().st_mode) == 0o600
+    kill(sidecar)
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -73,7 +73,11 @@ class StateFile:
         began = time.monotonic()
         text = json.dumps({"kind": _KIND, "v": _VERSION, **state}, separators=(",", ":")).encode("ascii")
         new = f"{self.path}.new"
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o600)
+        # A file of this run alone: not what somebody else's link leads to, nor what others may have open already.
+        with suppress(FileNotFoundError):
+            os.unlink(new)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+        descriptor = os.open(new, flags, 0o600)
         with open(descriptor, "wb") as file:
             file.write(text)
             file.flush()
