@@ -125,6 +125,17 @@ def test_lines_of_all_kinds(log: Path, tell: Tell) -> None:
     kill(sidecar)
 
 
+def test_a_line_that_is_too_long(log: Path, tell: Tell) -> None:
+    """It is left out, and counted like any other that cannot be read."""
+    log.write_text(line(tell("enter")) + line(tell("exit") | {"pad": "x" * (1 << 20)}) + line(tell("enter", 2)))
+    sidecar = Sidecar(log)
+    read_all(sidecar)
+    assert counts(sidecar) == (2, 0, 2)
+    assert sidecar.inspector.snapshot().dropped["malformed"] == sidecar.reader.broken == 1
+    assert sidecar.reader.lines == 3
+    kill(sidecar)
+
+
 def test_without_follow(log: Path, tell: Tell) -> None:
     """What is there is read, and nothing that comes later."""
     add(log, tell("enter"))

@@ -275,6 +275,29 @@ def test_an_inode_is_used_again(log: Path) -> None:
     assert numbers(Followed(log, saved=saved).read()) == list(range(100, 110))
 
 
+def test_written_anew_with_the_same_beginning(log: Path) -> None:
+    """Such as a banner that is longer than what a file is known by: it is read from its beginning, being shorter."""
+    banner = "= my server 1.0 =\n" * 100
+    log.write_text(banner + lines(*range(20)))
+    followed = Followed(log)
+    followed.read()
+    log.write_text(banner + lines(*range(100, 110)))
+    followed.read()
+    add(log, lines(*range(110, 150)))
+    read = [line for line in followed.read() if line[0] != "="]
+    assert numbers(read) == [*range(20), *range(100, 150)]
+
+
+def test_folders_in_folders(tmp_path: Path) -> None:
+    """`**` stands for any number of them, as it does for a replay."""
+    followed = Followed(tmp_path / "**" / "*.log")
+    for folder in (tmp_path, tmp_path / "a", tmp_path / "a" / "b"):
+        folder.mkdir(exist_ok=True)
+        add(folder / "x.log", f"in {folder.name}\n")
+        followed.read()
+    assert followed.lines == [f"in {tmp_path.name}", "in a", "in b"]
+
+
 def test_a_line_without_end(log: Path) -> None:
     """It is passed over, in memory that does not grow, and what comes after it is read."""
     add(log, "a\n" + "x" * 3_500_000)

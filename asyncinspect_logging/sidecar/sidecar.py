@@ -204,7 +204,10 @@ class Sidecar:
             self.files.scan()
         if due:
             self._scan_at = now + _SCAN
+        too_long = self.files.too_long
         more = self.files.poll(self._take) or (self._follow and self.files.moved)
+        for _ in range(self.files.too_long - too_long):
+            self.reader.bad()
         if not more:
             with self._round_over:
                 self._rounds += 1

@@ -141,7 +141,7 @@ class Files:
         bases: dict[str, set[str]] = {}
         for pattern in self.patterns:
             # A name that has the characters of a glob in it is a name first.
-            found = [pattern] if os.path.exists(pattern) else glob.glob(pattern)
+            found = [pattern] if os.path.exists(pattern) else glob.glob(pattern, recursive=True)
             for path in found or [pattern]:
                 folder, name = os.path.split(path)
                 bases.setdefault(folder, set()).add(name)
@@ -178,7 +178,7 @@ class Files:
         # One of which it is a copy: whether the copy is needed will show when that one is cut off, or gone.
         if any(self._begins_so(other, head) for other in alike):
             return
-        before = self._known_by(head)
+        before = self._known_by(head, None if packed else status.st_size)
         if before is not None:
             file.head, file.head_size, file.offset, file.lines = before
             # From now on it is this file that is known by it.
@@ -190,12 +190,14 @@ class Files:
             return
         self._files[file.key] = file
 
-    def _known_by(self, head: bytes) -> tuple[str, int, int, int] | None:
+    def _known_by(self, head: bytes, length: int | None) -> tuple[str, int, int, int] | None:
+        """What was read before of a file that begins so. length: of the file in bytes, None where that is not known."""
         for size in sorted(self._head_sizes, reverse=True):
             if size <= len(head):
                 digest = _digest(head[:size])
                 known = self._read.get(digest)
-                if known is not None and known[0] == size:
+                # What is shorter than was read of that one is no copy of it: both have only begun alike.
+                if known is not None and known[0] == size and (length is None or known[1] <= length):
                     return digest, *known
         return None
 
