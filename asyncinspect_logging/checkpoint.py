@@ -134,6 +134,8 @@ def _plain(value: Any) -> Any:
         return [list(value.counts), value.sum]
     if isinstance(value, list | tuple):
         return list(value)
+    if isinstance(value, bytearray):
+        return value.hex()
     return dict(value) if isinstance(value, Mapping) else value
 
 
@@ -147,6 +149,9 @@ def _fill(fresh: Any, saved: Mapping[str, Any]) -> Any:
             # In place: `outcomes` refers to the same cell.
             filled = _cell(value, len(before.counts) - 1)
             before.counts, before.sum = filled.counts, filled.sum
+            continue
+        if isinstance(before, bytearray):
+            setattr(fresh, slot, bytearray.fromhex(value))
             continue
         if type(value) is not type(before):
             raise TypeError(f"{type(fresh).__name__}.{slot} is {value!r}")

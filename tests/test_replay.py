@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import random
 import subprocess
 import sys
 import tracemalloc
@@ -18,7 +19,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncinspect_logging import Config, Inspector, TaskState
+from asyncinspect_logging import Config, Inspector, TaskState, sequence
 from asyncinspect_logging.analysis import bulk, files
 from asyncinspect_logging.analysis import replay as analysis_replay
 from asyncinspect_logging.analysis.files import LogFileError
@@ -51,6 +52,11 @@ def log(tmp_path: Path) -> Log:
 def spans(tell: Tell) -> Callable[[int], list[dict[str, Any]]]:
     """A function that makes the records of so many spans."""
     return lambda count: [tell(kind, number) for number in range(1, count + 1) for kind in ("enter", "exit")]
+
+
+def log_of(path: Path, lines: list[bytes]) -> Path:
+    path.write_bytes(b"\n".join(lines))
+    return path
 
 
 def read(path: Any, **more: Any) -> tuple[Snapshot, Report]:
@@ -538,6 +544,23 @@ def test_task_with_an_endless_timeline(log: Log, tell: Tell) -> None:
     (task,) = tasks
     assert 10_000 <= len(task.events) <= 20_003
     assert tasks.rest().dropped["max_events"] == 24_003 - len(task.events)
+
+
+def test_shuffled_lines(tmp_path: Path, stream: Callable[..., Tell], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each counts once, also where there are more holes at a time than are kept as runs, and a checkpoint has it all."""
+    monkeypatch.setattr(sequence, "MAX_RUNS", 100)
+    tell, path = stream(), tmp_path / "app.log"
+    lines = [line(tell(kind, number)) for number in range(1, 2001) for kind in ("enter", "exit")]
+    random.Random(1).shuffle(lines)
+    reading = Replay([log_of(path, lines), log_of(tmp_path / "again.log", lines[:500])])
+    snapshot = reading.run().snapshot()
+    assert (snapshot.names["job"].completed, reading.report.missing) == (2000, 0)
+    assert (snapshot.dropped["duplicate"], snapshot.dropped["gap"]) == (500, 0)
+    resumed = Inspector()
+    resumed.resume(json.loads(json.dumps(reading.inspector.checkpoint())))
+    for each in lines:
+        resumed.apply(json.loads(each))
+    assert resumed.snapshot().dropped["duplicate"] == 4500
 
 
 # -- rules, and what is missing --------------------------------------------------------------------------------------

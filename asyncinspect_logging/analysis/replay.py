@@ -27,8 +27,9 @@ __all__ = ["LogTasks", "Replay", "ReplayError", "Report", "RulesLike", "replay"]
 
 #: Problems kept in a report; the others are counted.
 _MAX_PROBLEMS: Final = 100
-#: Records that may wait for the beginning of their span, which another file may have.
-_MAX_WAITING: Final = 100_000
+#: Records that may wait for the beginning of their span, which another file may have. In a file of n shuffled lines, up
+#: to n / 4 wait at a time, of 600 bytes each.
+_MAX_WAITING: Final = 1 << 18
 #: Finished tasks that are held back for what may yet be told of them, and entries held for each task.
 _HELD_BACK: Final = 1000
 _MAX_NOTES: Final = 10_000
