@@ -24,6 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asyncinspect_logging import Inspector
+from asyncinspect_logging.analysis.replay import Replay
 from asyncinspect_logging.errors import ConfigError
 from asyncinspect_logging.exporters.prometheus import PrometheusExporter
 from asyncinspect_logging.sidecar import Sidecar, listen, processes
@@ -122,6 +123,22 @@ def test_lines_of_all_kinds(log: Path, tell: Tell) -> None:
     snapshot = sidecar.inspector.snapshot()
     assert snapshot.dropped["malformed"] == 2
     assert [event.detail for event in snapshot.tasks[0].events if event.kind == "log"] == ["WARNING row 3"]
+    kill(sidecar)
+
+
+def test_what_is_around_a_line(log: Path, tell: Tell) -> None:
+    """It is read without, as a replay reads it: the mark of an editor, NUL bytes of a file that was cut off."""
+    told = [tell(kind, number) for number in (1, 2) for kind in ("enter", "exit")]
+    parts = [b"\xef\xbb\xbf", line(told[0]).encode(), b"\0" * 4096, line(told[1]).encode(), b"\0\0\n \r\n"]
+    parts += [b"\0", json.dumps(told[2]).encode(), b"\r\n", line(told[3]).encode()]
+    log.write_bytes(b"".join(parts))
+    sidecar, replay = Sidecar(log), Replay(log)
+    read_all(sidecar)
+    replay.run()
+    assert counts(sidecar) == (2, 2, 0)
+    reader, report = sidecar.reader, replay.report
+    assert (reader.records, reader.broken, reader.foreign) == (4, 1, 0)
+    assert (report.records, report.broken, report.foreign) == (4, 1, 0)
     kill(sidecar)
 
 

@@ -17,7 +17,18 @@ try:
 except ImportError:
     raise MissingExtraError("Reading a log", "replay") from None
 
-__all__ = ["Line", "Ordinary", "Record", "Unreadable", "annotation", "line_decoder", "ordinary", "ordinary_of", "parse"]
+__all__ = [
+    "Line",
+    "Ordinary",
+    "Record",
+    "Unreadable",
+    "annotation",
+    "bare",
+    "line_decoder",
+    "ordinary",
+    "ordinary_of",
+    "parse",
+]
 
 _Whole = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 _Id = Annotated[str, msgspec.Meta(min_length=16, max_length=16)]
@@ -139,6 +150,13 @@ def parse(line: bytes) -> Any:
         raise Unreadable("its values are nested too deep") from None
     except ValueError as error:
         raise Unreadable(f"it is no JSON: {error}") from None
+
+
+def bare(line: bytes) -> bytes:
+    """A line without what is around it and says nothing: space, the NUL bytes of a file that was cut off while it was
+    written to, and the mark that some programs begin a file with.
+    """
+    return line.strip(b" \t\r\n\0").removeprefix(b"\xef\xbb\xbf")
 
 
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from ..analysis.decoding import Ordinary, Unreadable, annotation, ordinary, ordinary_of, parse
+from ..analysis.decoding import Ordinary, Unreadable, annotation, bare, ordinary, ordinary_of, parse
 from ..inspector import Inspector
 from ..records import KEY
 
@@ -39,16 +39,18 @@ class Reader:
         """Take a line in. `heard` is given the payload of one that is a lifecycle record."""
         self.lines += 1
         if any(sign in line for sign in _WORTH_READING):
-            said = parsed(line)
+            text, said = line, parsed(line)
             if said is None:
-                bare = line.strip(b" \t\r\n\0")
-                if bare.startswith(b"{") or _OURS in bare:
+                text = bare(line)
+                said = parsed(text)
+            if said is None:
+                if text.startswith(b"{") or _OURS in text:
                     self._broken()
                     return
             elif said.is_told():
                 payload = said.asyncinspect
                 if payload is None:
-                    payload = parse(line)  # the line is itself what others have under the key
+                    payload = parse(text)  # the line is itself what others have under the key
                 if isinstance(payload, dict):
                     self.records += 1
                     self.inspector.apply({KEY: payload})
@@ -58,6 +60,10 @@ class Reader:
                 return
             elif self._annotate(said):
                 return
+        elif not bare(line):
+            if b"\0" in line:
+                self._broken()
+            return
         retrofitted = () if self._rules is None else self._rules.payloads(line, file, number)
         for each in retrofitted:
             self.inspector.apply(each)

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
+from ..analysis.decoding import bare
 from ..diagnostics import warn_once
 from ..endpoint import CONTROL, MAX_LINE, Endpoint
 from ..errors import ConfigError
@@ -196,7 +197,7 @@ class Listener:
         elif line:
             before = self._reader.foreign
             self._reader.read(line, lambda payload: self._heard(connection, payload))
-            if self._reader.foreign > before and parsed(line) is None:
+            if self._reader.foreign > before and parsed(bare(line)) is None:
                 # In a log anything may stand; here it was meant for us.
                 self._reader.bad()
 
