@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from asyncinspect_logging import Inspector
 from asyncinspect_logging.analysis.replay import Replay
+from asyncinspect_logging.analysis.rules import parse_rules
 from asyncinspect_logging.errors import ConfigError
 from asyncinspect_logging.exporters.prometheus import PrometheusExporter
 from asyncinspect_logging.sidecar import Sidecar, listen, processes
@@ -188,6 +189,24 @@ def test_rules(log: Path) -> None:
     read_all(sidecar)
     assert counts(sidecar, "GET") == (2, 2, 0)
     assert (sidecar.reader.records, sidecar.reader.foreign) == (4, 1)
+    kill(sidecar)
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_rules_and_rotation(log: Path, timed: bool) -> None:
+    """Lines that do not differ are told from each other by where they stand, and a new file is another place."""
+    rule = '[[rule]]\nname = "GET"\nline = "^(?P<at>[^ ]*) GET"\n' + 'time = "at"\ntime_format = "iso"\n' * timed
+    sidecar = Sidecar(log, rules=parse_rules(rule))
+    for round in range(3):
+        for _ in range(2):
+            with log.open("a") as file:
+                file.write(f"2026-01-01T00:00:0{round}Z GET /\n" * 5)
+            read_all(sidecar)
+        log.rename(f"{log}.{round}")
+        with Path(f"{log}.{round}").open("a") as file:
+            file.write(f"2026-01-01T00:00:0{round}Z GET /\n")
+    read_all(sidecar)
+    assert counts(sidecar, "GET") == (33, 33, 0)
     kill(sidecar)
 
 

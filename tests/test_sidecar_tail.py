@@ -64,6 +64,37 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "app.log"
 
 
+def test_names_of_files(log: Path) -> None:
+    """A file has one name, in the next run too and for what is copied of it, and another at its place has another."""
+    named: dict[str, list[tuple[str, int]]] = {}
+
+    def read(followed: Followed) -> None:
+        followed._take = (
+            lambda name, first, lines: [  # type: ignore[method-assign]
+                named.setdefault(line[:4].decode(), []).append((name, number))
+                for number, line in enumerate(lines, first)
+            ]
+        )
+        followed.read()
+
+    add(log, lines(*range(10)))
+    followed = Followed(log)
+    read(followed)
+    log.rename(f"{log}.1")
+    add(Path(f"{log}.1"), lines(10))
+    add(log, lines(20, 21))
+    read(followed)
+    followed = followed.again(log)
+    add(log, lines(22))
+    shutil.copy(log, f"{log}.2")
+    os.truncate(log, 0)
+    add(log, lines(30))
+    read(followed)
+    assert [named[f"{number:04}"] for number in range(11)] == [[(f"{log}#1", number + 1)] for number in range(11)]
+    assert [named[f"{number:04}"] for number in (20, 21, 22)] == [[(f"{log}#2", number)] for number in (1, 2, 3)]
+    assert named["0030"] == [(f"{log}#3", 1)]
+
+
 def test_pieces_of_lines(log: Path) -> None:
     """A line is handed over once it is whole, however it came."""
     followed = Followed(log)
@@ -335,7 +366,7 @@ def test_all_files_have_their_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     followed.files.scan()
     read: set[str] = set()
     for _ in range(6):
-        followed.files.poll(lambda path, *_: read.add(path[-5]))
+        followed.files.poll(lambda name, *_: read.add(Path(name).name[0]))
     assert read == {"a", "b", "c"}
 
 

@@ -217,12 +217,12 @@ class Sidecar:
                 self.processes.look()
         return more, due
 
-    def _take(self, path: str, first: int, lines: list[bytes]) -> None:
+    def _take(self, name: str, first: int, lines: list[bytes]) -> None:
         read, heard = self.reader.read, self.processes.heard
         self.processes.log = self.files.key
         for number, line in enumerate(lines, first):
             if line:
-                read(line, heard, path, number)
+                read(line, heard, name, number)
 
     # -- from one run to the next ------------------------------------------------------------------------------------
 

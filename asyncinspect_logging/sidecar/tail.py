@@ -47,23 +47,38 @@ _GZIP: Final = b"\x1f\x8b"
 _ROTATED: Final = re.compile(r"[.\-_](?=\d)")
 
 _Key = tuple[int, int]
-#: Takes the lines (without newlines) of a file, and the number of the first, counted from 1.
+#: Takes the name of a file, the number of the first line, counted from 1, and the lines (without newlines). The name is
+#: the same wherever the file is moved to, and of no other file that is there later.
 Take = Callable[[str, int, list[bytes]], None]
 
 
 class _File:
     """One file. `offset`: bytes read, of the unpacked text of a packed one. `lines`: how many that was.
-    `head`: digest of the first `head_size` bytes. `skipping`: in the middle of a line that is too long.
+    `head`: digest of the first `head_size` bytes. `skipping`: in the middle of a line that is too long. `name`: what
+    it was called at first, and a number that no other has: whatever becomes of it, and of a copy of it, its lines are
+    known by that.
     """
 
-    __slots__ = ("head", "head_size", "key", "last", "lines", "offset", "packed", "path", "skipping", "unnamed_since")
+    __slots__ = (
+        "head",
+        "head_size",
+        "key",
+        "last",
+        "lines",
+        "name",
+        "offset",
+        "packed",
+        "path",
+        "skipping",
+        "unnamed_since",
+    )
 
     def __init__(self, path: str, key: _Key, *, packed: bool = False) -> None:
         self.path = path
         self.key = key
         self.packed = packed
         self.offset = self.lines = self.head_size = 0
-        self.head = ""
+        self.head = self.name = ""
         self.skipping = False
         #: Size and time of change when it was read to its end last.
         self.last: tuple[int, int] | None = None
@@ -93,13 +108,13 @@ class Files:
                 raise ConfigError(f"{pattern!r} is no file; give the path of a log, or a glob such as 'logs/*.jsonl'")
         self._files: dict[_Key, _File] = {}
         self._open: OrderedDict[_Key, Any] = OrderedDict()
-        # How far files were read that are gone, by their heads: size of the head, offset, lines.
-        self._read: OrderedDict[str, tuple[int, int, int]] = OrderedDict()
+        # How far files were read that are gone, by their heads: size of the head, offset, lines, name.
+        self._read: OrderedDict[str, tuple[int, int, int, str]] = OrderedDict()
         self._head_sizes: set[int] = set()
         self._refused: OrderedDict[tuple[int, ...], None] = OrderedDict()
         # Rotated files that changed since then (Unix time in ns), and are not known, were missed.
         self._since = time.time_ns() - _COARSE
-        self._turn = 0
+        self._turn = self._count = 0
         # Of packed files, what was unpacked and not handed over yet.
         self._rests: dict[_Key, bytes] = {}
         #: Whether a file has moved, so that it is time to look.
@@ -180,7 +195,7 @@ class Files:
             return
         before = self._known_by(head, None if packed else status.st_size)
         if before is not None:
-            file.head, file.head_size, file.offset, file.lines = before
+            file.head, file.head_size, file.offset, file.lines, file.name = before
             # From now on it is this file that is known by it.
             del self._read[file.head]
         elif not own and status.st_mtime_ns <= self._since:
@@ -188,9 +203,12 @@ class Files:
             if len(self._refused) > _MAX_REFUSED:
                 self._refused.popitem(last=False)
             return
+        if not file.name:
+            self._count += 1
+            file.name = f"{path}#{self._count}"
         self._files[file.key] = file
 
-    def _known_by(self, head: bytes, length: int | None) -> tuple[str, int, int, int] | None:
+    def _known_by(self, head: bytes, length: int | None) -> tuple[str, int, int, int, str] | None:
         """What was read before of a file that begins so. length: of the file in bytes, None where that is not known."""
         for size in sorted(self._head_sizes, reverse=True):
             if size <= len(head):
@@ -220,7 +238,7 @@ class Files:
         del self._files[file.key]
         self._close(file.key)
         if file.head_size and file.offset:
-            self._read[file.head] = (file.head_size, file.offset, file.lines)
+            self._read[file.head] = (file.head_size, file.offset, file.lines, file.name)
             self._read.move_to_end(file.head)
             if len(self._read) > _MAX_READ:
                 self._read.popitem(last=False)
@@ -302,7 +320,7 @@ class Files:
         end = chunk.rfind(b"\n", start) + 1
         if end > start:
             lines = chunk[start : end - 1].split(b"\n")
-            take(file.path, file.lines + 1, lines)
+            take(file.name, file.lines + 1, lines)
             file.lines += len(lines)
         elif not start and full:
             # A line that has no end in as much as a line may be.
@@ -318,7 +336,7 @@ class Files:
         held = self._open.get(file.key)
         rest = b"" if held is None or file.skipping else os.pread(held, _CHUNK, file.offset)
         if rest:
-            take(file.path, file.lines + 1, [rest])
+            take(file.name, file.lines + 1, [rest])
             file.offset += len(rest)
 
     def _cut_off(self, file: _File) -> None:
@@ -399,8 +417,9 @@ class Files:
 
     def dump(self) -> dict[str, Any]:
         """How far everything was read, as values that JSON can hold."""
-        slots = ("path", "offset", "lines", "head", "head_size", "skipping", "packed")
+        slots = ("path", "offset", "lines", "head", "head_size", "skipping", "packed", "name")
         return {
+            "count": self._count,
             "since": self._since,
             "files": [
                 {"key": list(file.key), "done": file.packed and file.last is not None}
@@ -412,17 +431,17 @@ class Files:
 
     def load(self, saved: Mapping[str, Any]) -> None:
         """Go on from there. Raises ValueError, TypeError or LookupError for what `dump` never gave."""
-        self._since = int(saved["since"])
+        self._since, self._count = int(saved["since"]), int(saved["count"])
         for one in saved["files"]:
             dev, ino = map(int, one["key"])
             file = self._files[dev, ino] = _File(str(one["path"]), (dev, ino), packed=bool(one["packed"]))
             file.offset, file.lines, file.head_size = int(one["offset"]), int(one["lines"]), int(one["head_size"])
-            file.head, file.skipping = str(one["head"]), bool(one["skipping"])
+            file.head, file.skipping, file.name = str(one["head"]), bool(one["skipping"]), str(one["name"])
             if one["done"]:
                 file.last = (0, 0)
-        for head, *known in saved["read"]:
+        for head, *known, name in saved["read"]:
             size, offset, lines = map(int, known)
-            self._read[str(head)] = (size, offset, lines)
+            self._read[str(head)] = (size, offset, lines, str(name))
         self._head_sizes = {known[0] for known in self._read.values()}
 
 
