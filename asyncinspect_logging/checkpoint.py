@@ -57,7 +57,9 @@ def dump(books: Books, placing: Placing) -> dict[str, Any]:
         "lints": [[*key, count] for key, count in findings.lints.items()],
         "deadlocks": findings.deadlocks,
         "lag": _plain(findings.lag),
-        "streams": [[*stream, _slots_of(seqs)] for stream, seqs in placing._streams.items()],
+        # Nearly all have one run, and there may be many.
+        "streams": [[pid, base, seqs.only_run() or _slots_of(seqs)] for pid, base, seqs in placing.streams()],
+        "missing": placing._holes,
         "waiting": [list(map(list, waiting)) for waiting in placing._waiting.values()],
         "gaps": placing.gaps,
         "over": list(placing._over),
@@ -113,7 +115,9 @@ def _load(saved: Mapping[str, Any], books: Books, placing: Placing) -> None:
     findings.deadlocks = _whole(saved["deadlocks"])
     findings.lag = _cell(saved["lag"], len(LAG_BOUNDS))
     for pid, base, seqs in saved["streams"]:
-        placing._streams[_whole(pid), _whole(base)] = _fill(Seen(), seqs)
+        told = _fill(Seen(), seqs) if isinstance(seqs, Mapping) else _run(*seqs)
+        placing.put_by(*_process(pid, base), told)
+    placing._holes = _whole(saved["missing"])
     for waiting in saved["waiting"]:
         tellings = [Telling._make([*one[:-1], _tuples(one[-1])]) for one in waiting]
         placing._waiting[tellings[0].number] = tellings
@@ -122,6 +126,18 @@ def _load(saved: Mapping[str, Any], books: Books, placing: Placing) -> None:
     gone = weakref.ref(ToldSpan(0, ""))
     for number in saved["over"]:
         placing._over[_whole(number)] = weakref.ref(kept[number]) if number in kept else gone
+
+
+def _process(pid: Any, base: Any) -> tuple[int, int]:
+    if not 0 <= _whole(pid) < 1 << 63 or not 0 <= _whole(base) < 1 << 32:
+        raise ValueError(f"{pid} and {base} are of no process")
+    return pid, base
+
+
+def _run(low: Any, high: Any) -> Seen:
+    if not 0 <= _whole(low) <= _whole(high) < 1 << 63:
+        raise ValueError(f"{low} to {high} are no numbers of records")
+    return Seen.of_run(low, high)
 
 
 def _slots_of(thing: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from .books import Books
@@ -28,17 +28,33 @@ __all__ = ["UNNUMBERED", "Placing"]
 #: what came twice or is missing, and whoever makes them sees to it that each comes once.
 UNNUMBERED: Final = 0
 
-#: Records that wait for their span's beginning; ends of told spans remembered; processes whose seqs are remembered.
+#: Records that wait for their span's beginning; ends of told spans remembered; processes whose seqs are at hand.
 _MAX_WAITING: Final = 10_000
 MAX_OVER: Final = 10_000
 _MAX_STREAMS: Final = 1024
+#: Of other processes, what is remembered in all: so many of them, if their records came whole (200 bytes each). One
+#: with holes weighs as much as it takes memory.
+_MAX_PAST: Final = 1 << 18
+_BYTES_OF_ONE: Final = 200
 #: A process numbers its spans upwards from a random base, and so these are the same bits in all its ids, and others
 #: in those of a process that has the same pid on another machine, or had it before.
 _BASE_SHIFT: Final = 32
+_MAX_BASE: Final = (1 << _BASE_SHIFT) - 1
+#: Seqs fit 63 bits.
+_NUMBER_BITS: Final = 64
+_MAX_NUMBER: Final = (1 << _NUMBER_BITS) - 1
 
 
 def _gone() -> None:
     pass
+
+
+def _weight(past: int | Seen) -> int:
+    return 1 if isinstance(past, int) else 1 + past.__sizeof__() // _BYTES_OF_ONE
+
+
+def _holes(past: int | Seen) -> int:
+    return max(0, (past >> _NUMBER_BITS) - 1) if isinstance(past, int) else past.holes(1)
 
 
 class Placing:
@@ -54,6 +70,10 @@ class Placing:
         self._announced = announced
         self._streams: OrderedDict[tuple[int, int], Seen] = OrderedDict()
         self._stream: tuple[int, int] | None = None
+        # The processes from which nothing came for longest, by pid and base in one number: their only run, likewise, or
+        # whatever else was seen of them.
+        self._past: OrderedDict[int, int | Seen] = OrderedDict()
+        self._past_weight = 0
         self._waiting: OrderedDict[int, list[Telling]] = OrderedDict()
         self._waiting_count = 0
         self.max_waiting = _MAX_WAITING
@@ -126,20 +146,50 @@ class Placing:
 
     def holes(self) -> int:
         """Records that are missing, by their numbers: those of a process begin at 1."""
-        return self._holes + sum(seqs.holes(1) for seqs in self._streams.values())
+        past = (_holes(past) for past in self._past.values())
+        return self._holes + sum(seqs.holes(1) for seqs in self._streams.values()) + sum(past)
 
     def seqs_of(self, pid: int, base: int) -> Seen:
         """What was seen of a process. `base`: the higher half of its span ids."""
         stream = (pid, base)
         seqs = self._streams.get(stream)
         if seqs is None:
-            seqs = self._streams[stream] = Seen(1)
+            seqs = self._streams[stream] = self._recall(pid << _BASE_SHIFT | base)
             if len(self._streams) > _MAX_STREAMS:
-                self._holes += self._streams.popitem(last=False)[1].holes(1)
+                (pid, base), oldest = self._streams.popitem(last=False)
+                self.put_by(pid, base, oldest)
         elif stream != self._stream:
             self._streams.move_to_end(stream)
         self._stream = stream
         return seqs
+
+    def _recall(self, process: int) -> Seen:
+        past = self._past.pop(process, None)
+        if past is None:
+            return Seen(1)
+        self._past_weight -= _weight(past)
+        return past if isinstance(past, Seen) else Seen.of_run(past >> _NUMBER_BITS, past & _MAX_NUMBER)
+
+    def put_by(self, pid: int, base: int, seqs: Seen) -> None:
+        """Remember what was seen of a process that is not at hand; the oldest of those may go for it."""
+        process, run = pid << _BASE_SHIFT | base, seqs.only_run()
+        past = seqs if run is None else run[0] << _NUMBER_BITS | run[1]
+        if process in self._past:
+            self._past_weight -= _weight(self._past[process])
+        self._past[process] = past
+        self._past_weight += _weight(past)
+        while self._past_weight > _MAX_PAST:
+            _, oldest = self._past.popitem(last=False)
+            self._past_weight -= _weight(oldest)
+            self._holes += _holes(oldest)
+
+    def streams(self) -> Iterator[tuple[int, int, Seen]]:
+        """Pid, base and what was seen of all processes, the ones of long ago first. Those are copies."""
+        for process, past in self._past.items():
+            seqs = past if isinstance(past, Seen) else Seen.of_run(past >> _NUMBER_BITS, past & _MAX_NUMBER)
+            yield process >> _BASE_SHIFT, process & _MAX_BASE, seqs
+        for (pid, base), seqs in self._streams.items():
+            yield pid, base, seqs
 
     def _begin(self, telling: Telling) -> None:
         books, number = self.books, telling.number
@@ -258,6 +308,7 @@ class Placing:
         """Bytes of what is remembered of records, roughly."""
         return (
             sum(seqs.__sizeof__() for seqs in self._streams.values())
+            + _BYTES_OF_ONE * self._past_weight
             + 600 * self._waiting_count
             + 300 * len(self._over)
         )

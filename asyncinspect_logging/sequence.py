@@ -40,6 +40,19 @@ class Seen:
         # How many numbers were in them.
         self._given_up = 0
 
+    @classmethod
+    def of_run(cls, low: int, high: int) -> Seen:
+        """The numbers from `low` to `high`."""
+        seen = cls(low)
+        seen.high = high
+        return seen
+
+    def only_run(self) -> tuple[int, int] | None:
+        """Its run, if it has one and nothing else is to be known of it."""
+        if self._lows or self._bits or self._forgotten >= 0 or self.high < self._low:
+            return None
+        return self._low, self.high
+
     def add(self, number: int) -> bool:
         """Note a number; returns False where it was there already."""
         if number == self.high + 1:

@@ -19,7 +19,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncinspect_logging import Config, Inspector, TaskState, sequence
+from asyncinspect_logging import Config, Inspector, TaskState, placing, sequence
 from asyncinspect_logging.analysis import bulk, files
 from asyncinspect_logging.analysis import replay as analysis_replay
 from asyncinspect_logging.analysis.files import LogFileError
@@ -547,7 +547,7 @@ def test_task_with_an_endless_timeline(log: Log, tell: Tell) -> None:
 
 
 def test_shuffled_lines(tmp_path: Path, stream: Callable[..., Tell], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each counts once, also where there are more holes at a time than are kept as runs, and a checkpoint has it all."""
+    """Each counts once, also where there are more holes than are kept as runs, and a checkpoint has it all."""
     monkeypatch.setattr(sequence, "MAX_RUNS", 100)
     tell, path = stream(), tmp_path / "app.log"
     lines = [line(tell(kind, number)) for number in range(1, 2001) for kind in ("enter", "exit")]
@@ -561,6 +561,39 @@ def test_shuffled_lines(tmp_path: Path, stream: Callable[..., Tell], monkeypatch
     for each in lines:
         resumed.apply(json.loads(each))
     assert resumed.snapshot().dropped["duplicate"] == 4500
+
+
+def test_many_processes(tmp_path: Path, stream: Callable[..., Tell]) -> None:
+    """Each counts once, and nothing of it is missing, however many come before it speaks again; also across a
+    checkpoint.
+    """
+    tells = [stream(number + 1, (0xABC << 50) + (number << 40)) for number in range(1500)]
+    lines = [line(tell(kind)) for kind in ("enter", "exit") for tell in tells]
+    reading = Replay(log_of(tmp_path / "app.log", lines + lines[::5]))
+    snapshot = reading.run().snapshot()
+    assert (snapshot.names["job"].completed, reading.report.missing) == (1500, 0)
+    assert (snapshot.dropped["duplicate"], snapshot.dropped["gap"]) == (600, 0)
+    resumed = Inspector()
+    resumed.resume(json.loads(json.dumps(reading.inspector.checkpoint())))
+    for each in lines[:1500]:
+        resumed.apply(json.loads(each))
+    assert resumed.snapshot().dropped["duplicate"] == 2100
+
+
+def test_processes_remembered_have_a_bound(
+    log: Log, stream: Callable[..., Tell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what they take; holes of those that are forgotten still count."""
+    monkeypatch.setattr(placing, "_MAX_PAST", 20)
+    monkeypatch.setattr(placing, "_MAX_STREAMS", 2)
+    records = []
+    for number in range(50):
+        tell = stream(number + 1)
+        records += [tell("enter", 1), tell("exit", 1, seq=3)]
+    reading = Replay(log(*records))
+    inspector = reading.run()
+    assert reading.report.missing == 50
+    assert len(inspector.checkpoint()["streams"]) <= 2 + 20
 
 
 # -- rules, and what is missing --------------------------------------------------------------------------------------
@@ -656,3 +689,6 @@ def test_several_files_on_several_cores(
             assert getattr(found, field) == getattr(expected, field), field
     assert outline(found) == outline(expected)
     assert len(found.tasks) > 80
+    for seen in (one.inspector, several.inspector):
+        seen.apply(records[0])
+        assert seen.snapshot().dropped["duplicate"] == 1 + expected.dropped["duplicate"]

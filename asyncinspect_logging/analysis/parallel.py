@@ -95,7 +95,9 @@ def _add(placing: Placing, other: Placing) -> None:
         books.dropped[reason] += count
     books.logs += more.logs
     _add_details(books, more)
-    placing._streams.update(other._streams)
+    for pid, base, seqs in other.streams():
+        placing.put_by(pid, base, seqs)
+    placing._holes += other._holes
     placing._waiting.update(other._waiting)
     placing._waiting_count += other._waiting_count
     placing._gaps += other._gaps
