@@ -15,6 +15,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -431,6 +432,31 @@ def test_a_line_without_end(tell: Tell) -> None:
         until(lambda: counts(sidecar)[0] == 1)
         assert sidecar.reader.broken == 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40_000  # kB
+
+
+@pytest.mark.parametrize("before", [0, 1_000_000])
+def test_a_line_byte_by_byte(before: int, tell: Tell) -> None:
+    """Each is put behind what is there of the line, and that is not copied for it."""
+    sidecar = Sidecar(listen="127.0.0.1:0")
+    assert sidecar.listener is not None
+    text = line(tell("enter") | {"pad": "x" * before}).encode()
+    with sending(sidecar) as sender:
+        sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with ThreadPoolExecutor(1) as other:
+            sent = other.submit(sender.sendall, text[:-50])
+            while sidecar.listener._pending < len(text) - 50:
+                sidecar.step(0.01)
+            sent.result()
+        (connection,) = sidecar.listener._connections.values()
+        pending = connection.pending
+        for number in range(50):
+            assert connection.pending is pending
+            assert sidecar.listener._pending == len(text) - 50 + number
+            sender.sendall(text[number - 50 :][:1])
+            sidecar.step(1.0)
+    assert counts(sidecar) == (1, 0, 1)
+    assert sidecar.listener._pending == 0
+    kill(sidecar)
 
 
 def test_many_unfinished_lines(monkeypatch: pytest.MonkeyPatch, tell: Tell) -> None:

@@ -60,7 +60,7 @@ class _Connection:
     def __init__(self, connected: socket.socket) -> None:
         self.socket = connected
         #: The beginning of a line, and whether it is the rest of one that was too long.
-        self.pending = b""
+        self.pending = bytearray()
         self.skipping = False
         self.heard_at = time.monotonic()
         self.client: _Client | None = None
@@ -157,9 +157,11 @@ class Listener:
         connection.heard_at = time.monotonic()
         end = data.rfind(b"\n") + 1
         if not end:
-            self._set_pending(connection, connection.pending + data)
+            # In place: a line may come byte by byte.
+            connection.pending += data
+            self._pending += len(data)
         else:
-            lines = (connection.pending + data[: end - 1]).split(b"\n")
+            lines = (bytes(connection.pending) + data[: end - 1]).split(b"\n")
             self._set_pending(connection, data[end:])
             for line in lines:
                 if connection.skipping:
@@ -181,7 +183,7 @@ class Listener:
 
     def _set_pending(self, connection: _Connection, pending: bytes) -> None:
         self._pending += len(pending) - len(connection.pending)
-        connection.pending = pending
+        connection.pending = bytearray(pending)
 
     def _count(self, connection: _Connection, line: bytes | None) -> None:
         """Take a line in, None for one that was too long, unless it was before."""
