@@ -313,6 +313,47 @@ def test_state_is_whole_and_private(log: Path, tmp_path: Path, tell: Tell) -> No
     kill(sidecar)
 
 
+def test_scrapes_where_saving_takes_long(
+    log: Path, tmp_path: Path, tell: Tell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They do not save again and again; what they show is saved all the same, and not for ever the same."""
+    state = tmp_path / "state"
+    sidecar = Sidecar(log, state=state, save_every=1000)
+
+    def scrape() -> int:
+        page = sidecar.snapshot(tasks=False)
+        saved = json.loads(state.read_text())["inspector"]["names"]
+        assert page.names["job"].spawned <= sum(one["spawned"] for one in saved)
+        return page.names["job"].spawned
+
+    def one_more(number: int) -> None:
+        add(log, tell("enter", number))
+        read_all(sidecar)
+
+    one_more(1)
+    assert scrape() == 1
+    one_more(2)
+    sidecar._took = 0.01
+    assert scrape() == 2
+    # The next one is held to have taken long; 20 times as long, but for 2 s at most, the page stays as it is.
+    sidecar._took = 0.3
+    one_more(3)
+    inode = state.stat().st_ino
+    assert [scrape(), scrape()] == [2, 2]
+    assert state.stat().st_ino == inode
+    assert sidecar._oldest() == 2.0
+    sidecar._page_at -= 2.0
+    assert scrape() == 3
+    # Whoever asks for all of it has it, and nobody sees less afterwards.
+    sidecar._took = 0.3
+    one_more(4)
+    assert len(sidecar.snapshot().tasks) == 4
+    sidecar._took = 0.3
+    one_more(5)
+    assert scrape() == 4
+    kill(sidecar)
+
+
 def test_state_is_written_to_no_file_of_others(log: Path, tmp_path: Path, tell: Tell) -> None:
     """A link in its place, or a file that all may read, is replaced."""
     add(log, tell("enter"))

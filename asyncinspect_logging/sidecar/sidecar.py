@@ -30,8 +30,10 @@ _SCAN: Final = 1.0
 #: Lines over sockets after which it is time to save, and seconds that must lie between two saves even so.
 _MANY: Final = 2000
 _SHORTEST: Final = 0.5
-#: Of the time, what saving may take.
+#: Of the time, what saving may take; seconds that are not long for it; and seconds that a page may be old otherwise.
 _SHARE: Final = 0.05
+_QUICK: Final = 0.05
+_OLDEST: Final = 2.0
 
 
 class Sidecar:
@@ -92,6 +94,10 @@ class Sidecar:
         self._failure: BaseException | None = None
         self._scan_at = self._save_at = self._saved_at = 0.0
         self._saved: tuple[Any, ...] = ()
+        # Seconds that it took to save last, and what was seen last, at which time: it was saved before.
+        self._took = 0.0
+        self._page: Snapshot | None = None
+        self._page_at = 0.0
         self._closed = False
         try:
             if state is not None:
@@ -119,12 +125,22 @@ class Sidecar:
 
     def snapshot(self, *, tasks: bool = True) -> Snapshot:
         """The inspector's snapshot, from any thread. Where there is a state, it is saved first: what somebody has seen
-        of a counter, the next run begins with, and no counter falls.
+        of a counter, the next run begins with, and no counter falls. Where saving takes long, a snapshot without tasks
+        may be the one before, if that is no more than 2 s old.
         """
         with self._lock:
-            if self._state is not None and not self._closed:
-                self._try_to_save()
-            return self.inspector.snapshot(tasks=tasks)
+            if self._state is None or self._closed:
+                return self.inspector.snapshot(tasks=tasks)
+            if self._page is not None and not tasks and time.monotonic() - self._page_at < self._oldest():
+                return self._page
+            self._try_to_save()
+            snapshot = self.inspector.snapshot(tasks=tasks)
+            self._page, self._page_at = snapshot._replace(tasks=()), time.monotonic()
+            return snapshot
+
+    def _oldest(self) -> float:
+        """Seconds that a page may be old, so that whoever asks again and again does not keep everything waiting."""
+        return 0.0 if self._took < _QUICK else min(self._took / _SHARE, _OLDEST)
 
     def add_duration_bounds(self, bounds: Sequence[float], /) -> None:
         self.inspector.add_duration_bounds(bounds)
@@ -175,7 +191,11 @@ class Sidecar:
             # The round that is under way may have passed a file already.
             wanted = self._rounds + 2
             self.files.moved = True
-            return self._round_over.wait_for(lambda: self._rounds >= wanted, timeout)
+            over = self._round_over.wait_for(lambda: self._rounds >= wanted, timeout)
+        with self._lock:
+            # What was waited for is to be seen.
+            self._page = None
+        return over
 
     def step(self, timeout: float = 0.0) -> bool:
         """One round: read what was added to the files, and take in what comes over sockets, for which it waits up to
@@ -232,7 +252,7 @@ class Sidecar:
         now = time.monotonic()
         since = now - self._saved_at
         many = self.listener is not None and self.listener.unsaved >= _MANY
-        if now >= self._save_at or (many and since >= max(_SHORTEST, self._state.took / _SHARE)):
+        if now >= self._save_at or (many and since >= max(_SHORTEST, self._took / _SHARE)):
             self._try_to_save()
 
     def _try_to_save(self) -> None:
@@ -242,7 +262,7 @@ class Sidecar:
         except OSError as error:
             warn_once("state", str(error.errno), "the state of the sidecar cannot be saved: %s", error)
         self._saved_at = time.monotonic()
-        self._save_at = self._saved_at + max(self._save_every, self._state.took / _SHARE)
+        self._save_at = self._saved_at + max(self._save_every, self._took / _SHARE)
 
     def save(self) -> None:
         """Write the state, if there is a file for it and anything has changed. Raises OSError."""
@@ -252,15 +272,19 @@ class Sidecar:
         unsaved = 0 if self.listener is None else self.listener.unsaved
         if done == self._saved and not unsaved:
             return
-        # In one piece: what was counted, and up to where that was read.
-        self._state.save(
-            {
-                "inspector": self.inspector.checkpoint(),
-                "files": self.files.dump(),
-                "processes": self.processes.dump(),
-                "clients": [] if self.listener is None else self.listener.dump(),
-            }
-        )
+        began = time.monotonic()
+        try:
+            # In one piece: what was counted, and up to where that was read.
+            self._state.save(
+                {
+                    "inspector": self.inspector.checkpoint(),
+                    "files": self.files.dump(),
+                    "processes": self.processes.dump(),
+                    "clients": [] if self.listener is None else self.listener.dump(),
+                }
+            )
+        finally:
+            self._took = time.monotonic() - began
         self._saved = done
         if self.listener is not None:
             self.listener.saved()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -30,8 +29,6 @@ class StateFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(os.path.abspath(os.fspath(path)))
         self._lock: int | None = None
-        #: Seconds that it took to write it last.
-        self.took = 0.0
         try:
             if fcntl is not None:
                 self._lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -70,7 +67,6 @@ class StateFile:
 
         Raises OSError.
         """
-        began = time.monotonic()
         text = json.dumps({"kind": _KIND, "v": _VERSION, **state}, separators=(",", ":")).encode("ascii")
         new = f"{self.path}.new"
         # A file of this run alone: not what somebody else's link leads to, nor what others may have open already.
@@ -89,7 +85,6 @@ class StateFile:
                 os.fsync(folder)
             finally:
                 os.close(folder)
-        self.took = time.monotonic() - began
 
     def close(self) -> None:
         """Let another one have it."""
