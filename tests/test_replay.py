@@ -165,7 +165,7 @@ def test_lines_are_lines_however_they_are_read(
     log: Log, spans: Any, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Line numbers and line ends do not depend on where a chunk ends; Windows' line ends and empty lines are fine."""
-    path = log(*spans(2), b"", b"{oops", *spans(1)[:1])
+    path = log(*spans(2), b"", b'{"asyncinspect', *spans(1)[:1])
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     monkeypatch.setattr(files, "_CHUNK", chunk)
     _, report = read(path)
@@ -233,10 +233,20 @@ def test_annotations(log: Log, tell: Tell, told: dict[str, Any], text: str, at: 
     assert report.broken == report.foreign == 0
 
 
+@pytest.mark.parametrize("key", ["name", "logger"])
+def test_what_the_library_says_is_no_annotation(log: Log, tell: Tell, key: str) -> None:
+    """As it is none live."""
+    enter = tell("enter")
+    said = {"span_id": enter["id"], key: "asyncinspect.internal", "message": "a handler failed"}
+    snapshot, report = read(log(enter, json.dumps(said).encode()))
+    assert (report.annotations, snapshot.events["log"], report.foreign, report.broken) == (0, 0, 1, 0)
+
+
 @pytest.mark.parametrize(
     "foreign",
     [b"127.0.0.1 - GET /", b"[1, 2]", b"7", b'"x"', b'{"message": "x"}', b'{"span_id": ""}', b'{"span_id": "xyz"}',
      b'{"span_id": 7}', b'{"asyncinspect": null}', b'{"kind": "enter"}', b"Traceback (most recent call last):",
+     b"{worker-1} started", b"{'asyncinspect': 1}", b"pip install asyncinspect-logging", b"{", b'say "asyncinspect"',
      b'{"x": NaN}', b'{"x": "\\ud800"}', b"\xff\xfe\x00x"],
 )  # fmt: skip
 def test_lines_of_others_pass_by(log: Log, foreign: bytes) -> None:
@@ -248,7 +258,6 @@ def test_lines_of_others_pass_by(log: Log, foreign: bytes) -> None:
 
 BROKEN = {
     "cut": (b'{"asyncinspect": {"v": 1, "ki', "no JSON"),
-    "tail": (b'"seq": 5}, "asyncinspect": 1}', "no JSON"),
     "NULs": (b"\0" * 100, "NUL"),
     "a text": (line("{'v': 1}"), "str, not an object"),
     "a version": (line({"v": 2}), "v=2 is not a version"),
@@ -278,7 +287,7 @@ def test_broken_lines(log: Log, spans: Any, key: str) -> None:
 
 def test_problems_have_a_limit(log: Log) -> None:
     """All are counted."""
-    _, report = read(log(*[b"{"] * 1000))
+    _, report = read(log(*[b'{"asyncinspect"'] * 1000))
     assert report.broken == 1000
     assert len(report.problems) == 100
 
@@ -594,6 +603,21 @@ def test_processes_remembered_have_a_bound(
     inspector = reading.run()
     assert reading.report.missing == 50
     assert len(inspector.checkpoint()["streams"]) <= 2 + 20
+
+
+def test_entries_of_spans_that_are_not_there(log: Log, tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many are held, those that came last, and not those of open spans; the others are counted."""
+    monkeypatch.setattr(analysis_replay, "_MAX_STRAY_NOTES", 100)
+    monkeypatch.setattr(files, "_CHUNK", 4096)
+    said = [
+        json.dumps({"span_id": f"{9000 + n:016x}", "message": "x", "created": 1.7e9 + n}).encode() for n in range(999)
+    ]
+    first = tell("enter")
+    tasks = LogTasks(log(first, json.dumps({"span_id": first["id"], "message": "x"}).encode(), *said, tell("exit")))
+    for task in tasks:
+        assert "log" in {event.kind for event in task.events}
+    assert 850 < tasks.rest().dropped["max_events"] < 999
+    assert tasks.report.annotations == 1000
 
 
 # -- rules, and what is missing --------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import datetime
 import json
 from typing import Annotated, Any, Final, Literal
 
+from ..diagnostics import log
 from ..errors import MissingExtraError
 from ..records import KEY, is_id, is_whole
 
@@ -106,6 +107,8 @@ class Ordinary(msgspec.Struct, gc=False, rename={"at_timestamp": "@timestamp"}):
     v: Any = None
     kind: Any = None
     span_id: Any = None
+    name: Any = None
+    logger: Any = None
     message: Any = None
     event: Any = None
     msg: Any = None
@@ -159,17 +162,19 @@ def bare(line: bytes) -> bytes:
     return line.strip(b" \t\r\n\0").removeprefix(b"\xef\xbb\xbf")
 
 
+_OURS: Final = log.name
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 #: Numbers above these are Unix time in ms, µs and ns, not in seconds: the year 5138, and what that is in the others.
 _UNITS: Final = ((1e17, 1), (1e14, 1_000), (1e11, 1_000_000), (0, 1_000_000_000))
 
 
 def annotation(line: Ordinary, wall: int, length: int) -> tuple[int, str, int] | None:
-    """(span number, text, Unix time in ns) of an ordinary line that was written inside a span; None outside of any.
+    """(span number, text, Unix time in ns) of an ordinary line that was written inside a span; None outside of any,
+    and of what the library itself says, which no inspector counts either.
 
     wall: the time to take where the line has none. length: characters of the message that are shown.
     """
-    if not is_id(line.span_id):
+    if not is_id(line.span_id) or _OURS in (line.name, line.logger):
         return None
     level = next((each for each in (line.levelname, line.level, line.severity) if isinstance(each, str)), "")
     texts = (line.message, line.event, line.msg)

@@ -33,8 +33,11 @@ _MAX_WAITING: Final = 1 << 18
 #: Finished tasks that are held back for what may yet be told of them, and entries held for each task.
 _HELD_BACK: Final = 1000
 _MAX_NOTES: Final = 10_000
+#: Entries held for spans that are not there (yet), in all.
+_MAX_STRAY_NOTES: Final = 50_000
 _FOREVER: Final = (1 << 63) - 1
 _KEY: Final = KEY.encode()
+_QUOTED_KEY: Final = f'"{KEY}"'.encode()
 _FIX: Final = "take the line out, or read without strict"
 
 
@@ -170,7 +173,7 @@ class Reader:
             if b"\0" in line:
                 self._broken(number, "there is nothing in the line but NUL bytes")
             return
-        if not bare.startswith(b"{") and _KEY not in bare:
+        if not bare.startswith(b"{"):
             self._foreign(line, number, placing)
             return
         try:
@@ -178,7 +181,10 @@ class Reader:
                 raise Unreadable(f"it is longer than {LONG_LINE >> 20} MB, which no record is")
             found = parse(bare)
         except Unreadable as problem:
-            if cut:
+            if _QUOTED_KEY not in bare:
+                # Some text in braces.
+                self._foreign(line, number, placing)
+            elif cut:
                 self._broken(number, f"the line is cut short: the file ends in it ({problem})")
             else:
                 self._broken(number, str(problem))
@@ -347,6 +353,9 @@ class LogTasks:
         self.report = self._reader.report
         self._notes: dict[int, list[Note]] = {}
         self._dropped_notes = 0
+        # How many are held, and at how many those are looked for whose span is not there.
+        self._held = 0
+        self._look_at = _MAX_STRAY_NOTES
         self._ready: list[TaskView] = []
         self._begun = False
 
@@ -379,6 +388,8 @@ class LogTasks:
     def _take(self, placing: Placing, hold_back: int) -> None:
         retention = placing.books.retention
         self._sort_notes(retention)
+        if self._held > self._look_at:
+            self._drop_strays(placing)
         excess = len(retention.tasks) - hold_back
         self._ready = []
         if excess > 0:
@@ -400,9 +411,35 @@ class LogTasks:
                 note = retention.note_of(note)
             of_span = found.setdefault(note.number, [])
             of_span.append(note)
+            self._held += 1
             if len(of_span) > 2 * _MAX_NOTES:
-                self._dropped_notes += len(of_span) - _MAX_NOTES
-                del of_span[:-_MAX_NOTES]
+                self._drop(of_span, len(of_span) - _MAX_NOTES)
+
+    def _drop(self, notes: list[Note], count: int) -> None:
+        del notes[:count]
+        self._held -= count
+        self._dropped_notes += count
+
+    def _drop_strays(self, placing: Placing) -> None:
+        """Let go of the oldest entries of spans that have not begun, or went by long ago."""
+        books, bulk, notes = placing.books, placing.bulk, self._notes
+        there = {int(task.id, 16) for task in books.retention.tasks}
+        strays = [
+            number
+            for number in notes
+            if number not in there and number not in books.live and bulk.trace_of(number) is None
+        ]
+        strays.sort(key=lambda number: notes[number][-1].wall)
+        excess = sum(len(notes[number]) for number in strays) - _MAX_STRAY_NOTES // 2
+        for number in strays:
+            if excess <= 0:
+                break
+            excess -= len(notes[number])
+            self._drop(notes[number], len(notes[number]))
+            del notes[number]
+        self._look_at = self._held + _MAX_STRAY_NOTES // 2
 
     def _view(self, task: Any, state: TaskState) -> TaskView:
-        return task_view(task, state, self._inspector.clock.monotonic_ns(), self._notes.pop(task.number, ()), 0)
+        notes = self._notes.pop(task.number, [])
+        self._held -= len(notes)
+        return task_view(task, state, self._inspector.clock.monotonic_ns(), notes, 0)
