@@ -165,7 +165,7 @@ def test_lines_are_lines_however_they_are_read(
     log: Log, spans: Any, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Line numbers and line ends do not depend on where a chunk ends; Windows' line ends and empty lines are fine."""
-    path = log(*spans(2), b"", b'{"asyncinspect', *spans(1)[:1])
+    path = log(*spans(2), b"", b'{"asyncinspect": ', *spans(1)[:1])
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     monkeypatch.setattr(files, "_CHUNK", chunk)
     _, report = read(path)
@@ -657,6 +657,34 @@ def test_spans_of_rules_are_no_processes(tmp_path: Path, stream: Callable[..., T
         inspector.apply(told)
     inspector.snapshot()
     assert inspector.checkpoint()["streams"] == []
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_rules_read_rotated_files_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timed: bool
+) -> None:
+    """By the time that their lines tell, or else by that of their last change: starts and ends are paired as if it were
+    one file, whatever the order in which the files are given.
+    """
+    form = "[[rule]]\nname='job'\nstart='^(?P<t>\\d+) (?P<n>\\d) begins'\nend='^(?P<t>\\d+) (?P<n>\\d) ends'\nkey='n'\n"
+    form += "time='t'\ntime_format='unix'" if timed else ""
+    lines = []
+    for number in range(300):
+        lines.append(b"%d %d begins" % (1_700_000_000 + number, number % 8))
+        if number >= 6:
+            lines.append(b"%d %d ends" % (1_700_000_000 + number, (number - 6) % 8))
+    monkeypatch.setattr(files, "_CHUNK", 1024)
+    third = len(lines) // 3
+    # The copy of the oldest was touched last, which says nothing where lines have times.
+    for part, name in enumerate(("app.log.2", "app.log.1", "app.log")):
+        path = log_of(tmp_path / name, lines[part * third : (part + 1) * third])
+        moment = 1_800_000_000 + (-part if timed else part)
+        os.utime(path, (moment, moment))
+    for names in (["app.log", "app.log.1", "app.log.2"], ["app.log.1", "app.log.2", "app.log"]):
+        rules = parse_rules(form)
+        snapshot, _ = read([tmp_path / name for name in names], rules=rules)
+        assert (snapshot.names["job"].completed, snapshot.names["job"].live) == (294, 6)
+        assert (rules.matched, rules.unmatched, rules.given_up) == (594, 0, 0)
 
 
 def test_missing_packages(tmp_path: Path) -> None:

@@ -88,6 +88,8 @@ class Source:
         #: Bytes read, as they are stored; and the time that was met last, Unix time in ns.
         self.done = 0
         self.wall = 0
+        #: When the file was last changed, likewise; 0 where that is not known.
+        self.changed = 0
         if name != "-":
             try:
                 status = os.stat(name)
@@ -95,6 +97,7 @@ class Source:
                 raise LogFileError(f"{name!r} cannot be read: {error.strerror}") from None
             if stat.S_ISREG(status.st_mode):
                 self.size = status.st_size
+                self.changed = status.st_mtime_ns
 
     def first_wall(self) -> int:
         """The first time in the file, 0 where none is found near its beginning."""
@@ -218,11 +221,27 @@ class _Zstd:
         return data
 
 
-def batches(found: list[Source], progress: Callable[[int, int | None], None] | None = None) -> Iterator[Batch]:
-    """The lines of all sources. Of several files, always those next whose time is the earliest."""
+def _begins(source: Source, first_time: Callable[[Iterable[bytes]], int] | None) -> int:
+    begins = source.first_wall()
+    if begins or first_time is None:
+        return begins
+    return first_time(source.head().split(b"\n")) or source.changed
+
+
+def batches(
+    found: list[Source],
+    progress: Callable[[int, int | None], None] | None = None,
+    first_time: Callable[[Iterable[bytes]], int] | None = None,
+) -> Iterator[Batch]:
+    """The lines of all sources. Of several files, always those next whose time is the earliest.
+
+    first_time: says of the first lines of a file that has no records which time (Unix time in ns) they tell, 0 for
+    none. Such a file is read to its end at a go, when that time has come; where there is none, that of its last change
+    stands for it.
+    """
     sizes = [source.size for source in found]
     total = None if None in sizes else sum(size or 0 for size in sizes)
-    for batch in found[0].batches() if len(found) == 1 else _side_by_side(found):
+    for batch in found[0].batches() if len(found) == 1 else _side_by_side(found, first_time):
         yield batch
         if progress is not None:
             progress(sum(source.done for source in found), total)
@@ -230,9 +249,12 @@ def batches(found: list[Source], progress: Callable[[int, int | None], None] | N
         progress(sum(source.done for source in found), total)
 
 
-def _side_by_side(found: list[Source]) -> Iterator[Batch]:
-    # Files are opened when their time has come: of a set of rotated ones, one is open at a time.
-    waiting = sorted(((source.first_wall(), order) for order, source in enumerate(found)), reverse=True)
+def _side_by_side(found: list[Source], first_time: Callable[[Iterable[bytes]], int] | None) -> Iterator[Batch]:
+    if first_time is not None:
+        found = sorted(found, key=lambda source: source.name)
+    # Files are opened when their time has come: of a set of rotated ones, one is open at a time. One that has no
+    # records stays at time 0 once it is open, and so comes before all others until its end.
+    waiting = sorted(((_begins(source, first_time), order) for order, source in enumerate(found)), reverse=True)
     under_way: list[tuple[int, int, Iterator[Batch]]] = []
     while waiting or under_way:
         if waiting and len(under_way) < _MAX_OPEN and (not under_way or waiting[-1][0] <= under_way[0][0]):

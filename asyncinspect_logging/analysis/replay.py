@@ -117,7 +117,7 @@ class Reader:
     def read(self) -> Iterator[None]:
         """All of it; a turn is a batch of lines."""
         clock = self.inspector.clock
-        for batch in batches(self.sources, self.progress):
+        for batch in batches(self.sources, self.progress, getattr(self._rules, "first_time", None)):
             self._batch = batch
             self.inspector.enter(self._enter)
             if isinstance(clock, LogClock) and self._bulk is not None:

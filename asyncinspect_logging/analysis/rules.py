@@ -12,7 +12,7 @@ import tomllib
 import warnings
 import zoneinfo
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -156,6 +156,30 @@ class Rules:
         if kind == "line":
             return self._whole(index, groups, line, file, number)
         return self._start(index, groups, file, number) if kind == "start" else self._end(index, groups, number)
+
+    def first_time(self, lines: Iterable[bytes]) -> int:
+        """The time (Unix time in ns) of the first of these lines that has one, 0 where none does. Nothing is counted or
+        remembered.
+        """
+        for line in lines:
+            if len(line) > MAX_LINE:
+                continue
+            text = line.decode("utf-8", "replace").rstrip("\r\n")
+            rule, found = next(
+                (
+                    (rule, found)
+                    for rule in self._rules
+                    for _, pattern in rule.patterns
+                    if (found := pattern.search(text)) is not None
+                ),
+                (None, None),
+            )
+            if rule is not None and found is not None and rule.time is not None:
+                try:
+                    return rule.read_time(found.groupdict().get(rule.time) or "")
+                except _Unreadable:
+                    pass
+        return 0
 
     def finish(self) -> Sequence[dict[str, Any]]:
         """No more lines come. Spans whose end has not been seen stay open, as those of a killed process do; so there
