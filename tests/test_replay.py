@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -744,3 +745,15 @@ def test_several_files_on_several_cores(
     for seen in (one.inspector, several.inspector):
         seen.apply(records[0])
         assert seen.snapshot().dropped["duplicate"] == 1 + expected.dropped["duplicate"]
+
+
+def test_what_several_cores_keep_is_the_latest(log: Log, stream: Callable[..., Tell], tmp_path: Path) -> None:
+    """The tasks that ended last of all, and not those of the file that was added last."""
+    for number in (0, 1):
+        tell = stream(number + 1, (number + 0xA1) << 40)
+        # The second file's tasks ended earlier, each a bit before one of the first.
+        tell.t += (1 - number) * 1_000_000  # type: ignore[attr-defined]
+        log(*(tell(kind, span) for span in range(1, 801) for kind in ("enter", "exit")), name=f"{number}.log")
+    snapshot = Replay(tmp_path / "*.log", processes=2).run().snapshot()
+    assert Counter(task.id[:6] for task in snapshot.tasks) == {"0000a1": 500, "0000a2": 500}
+    assert snapshot.dropped["max_tasks"] == 600

@@ -15,9 +15,11 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any, Final
 
 from ..books import Books
+from ..config import Config
 from ..inspector import Inspector
 from ..placing import Placing
 from ..retention import Note
+from ..snapshot import Finding
 from ..totals import Cell, NameTotals
 from .files import Source
 from .replay import Reader, Replay, Report
@@ -39,15 +41,13 @@ def read_in_parallel(reader: Reader, processes: int) -> bool:
     if len(streams) != len(set(streams)):
         return False
     inspector, report = reader.inspector, reader.report
-    for saved, of_part, latest in parts:
-        part = Inspector(inspector.config)
-        part.resume(saved)
-        inspector.enter(lambda placing, part=part: part.enter(lambda other: _add(placing, other)))  # type: ignore[misc]
+    # At one go: in between, what is beyond the limits would go before the oldest of all is known.
+    inspector.enter(lambda placing: _add_all(placing, [saved for saved, _, _ in parts], inspector.config))
+    for _, of_part, latest in parts:
         for field in ("lines", "records", "annotations", "foreign", "broken", "missing", "bytes_read"):
             setattr(report, field, getattr(report, field) + getattr(of_part, field))
         report.problems += of_part.problems[: 100 - len(report.problems)]
         inspector.clock.now = max(inspector.clock.now, latest)  # type: ignore[attr-defined]
-    inspector.enter(_sort)
     return True
 
 
@@ -80,6 +80,16 @@ def _read(names: list[str], at: float | None, strict: bool) -> _Part:
     replayed = Replay(names, at=at, strict=strict)
     inspector = replayed.run()
     return inspector.checkpoint(), replayed.report, inspector.clock.monotonic_ns()
+
+
+def _add_all(placing: Placing, parts: list[dict[str, Any]], config: Config) -> None:
+    kept: list[Finding] = []
+    for saved in parts:
+        part = Inspector(config)
+        part.resume(saved)
+        part.enter(lambda other: _add(placing, other))
+        part.enter(lambda other: kept.extend(other.books.findings.kept))
+    _sort(placing, kept)
 
 
 def _add(placing: Placing, other: Placing) -> None:
@@ -120,16 +130,15 @@ def _add_details(books: Books, more: Books) -> None:
     books.retention.notes.extend(more.retention.notes)
     books.retention.dropped_tasks += more.retention.dropped_tasks
     books.retention.dropped_events += more.retention.dropped_events
-    books.findings.kept.extend(more.findings.kept)
     for key, count in more.findings.lints.items():
         books.findings.lints[key] = books.findings.lints.get(key, 0) + count
     books.findings.deadlocks += more.findings.deadlocks
 
 
-def _sort(placing: Placing) -> None:
+def _sort(placing: Placing, kept: list[Finding]) -> None:
     """So that what is let go for want of room is the oldest of all."""
     retention, findings = placing.books.retention, placing.books.findings
-    findings.kept = deque(sorted(findings.kept, key=lambda finding: finding.at), findings.kept.maxlen)
+    findings.kept = deque(sorted(kept, key=lambda finding: finding.at), findings.kept.maxlen)
     retention.tasks = deque(sorted(retention.tasks, key=lambda task: task.exited_at + task.wall_offset))
     retention.notes = deque(sorted(retention.notes, key=_wall))
 
