@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import base64
 import hashlib
+import itertools
 import json
 import logging
 import random
@@ -23,17 +24,23 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from measure import Scale
 
-from asyncinspect_logging import Config, Inspector, Snapshot, span
+from asyncinspect_logging import Snapshot, span
 from asyncinspect_logging.analysis.compare import Comparison, compare
+from asyncinspect_logging.analysis.replay import LogTasks
+from asyncinspect_logging.exporters.combine import combine
+from asyncinspect_logging.snapshot import TaskView
 
 __all__ = ["comparisons"]
 
 #: What is judged, for all names.
 CONDITIONS = ("p50 > 1x", "p50 > 1.1x", "p95 > 1.1x")
+#: Runs on each side, where there are several.
+REPEATS = 5
 _ROUNDS = 1500
 #: So much more work makes the step, of which the records of its beginning are a part, take 20 % longer.
 _SLOWER = 1.23
@@ -88,16 +95,31 @@ def _logged(folder: Path, number: int, rounds: int, seconds: float) -> Path:
     return log
 
 
-def _read(log: Path) -> Snapshot:
-    inspector = Inspector(Config(max_tasks=1_000_000))
-    with open(log, "rb") as lines:
-        for line in lines:
-            inspector.apply(json.loads(line))
-    return inspector.snapshot()
+class _Logs:
+    """Several logs as one stream of tasks."""
+
+    def __init__(self, parts: list[tuple[list[TaskView], Snapshot]]) -> None:
+        self._parts = parts
+
+    def __iter__(self) -> Iterator[TaskView]:
+        return itertools.chain.from_iterable(tasks for tasks, _ in self._parts)
+
+    def rest(self) -> Snapshot:
+        return combine([rest for _, rest in self._parts])
 
 
-def _compared(folder: Path, runs: int, seconds: float) -> tuple[list[Comparison], list[Comparison]]:
-    """Comparisons of the same program, and of the program with the slower one."""
+@cache
+def _part(log: Path) -> tuple[list[TaskView], Snapshot]:
+    tasks = LogTasks(log)
+    return list(tasks), tasks.rest()
+
+
+def _read(*logs: Path) -> _Logs:
+    return _Logs([_part(log) for log in logs])
+
+
+def _all_runs(folder: Path, runs: int, seconds: float) -> tuple[list[Path], list[Path]]:
+    """The logs of the program, and of the slower one."""
     source = random.Random(1)
     kinds: tuple[list[Path], list[Path]] = ([], [])
     for number in range(runs):
@@ -105,10 +127,29 @@ def _compared(folder: Path, runs: int, seconds: float) -> tuple[list[Comparison]
         source.shuffle(order)
         for kind in order:
             kinds[kind].append(_logged(folder, number, round(_ROUNDS * (_SLOWER if kind else 1)), seconds))
-    for kind in kinds:
-        source.shuffle(kind)
+    return kinds
+
+
+def _single(kinds: tuple[list[Path], list[Path]]) -> tuple[list[Comparison], list[Comparison]]:
+    """Comparisons of the same program, and of the program with the slower one."""
+    source = random.Random(1)
+    kinds = (source.sample(kinds[0], len(kinds[0])), source.sample(kinds[1], len(kinds[1])))
     same = [compare(_read(one), _read(other)) for kind in kinds for one, other in _neighbours(kind)]
     return same, [compare(_read(one), _read(other)) for one, other in zip(*kinds, strict=True)]
+
+
+def _repeated(
+    kinds: tuple[list[Path], list[Path]], repeats: int, tries: int
+) -> tuple[list[Comparison], list[Comparison]]:
+    """The same with so many runs on each side, chosen at random out of all for each try."""
+    source = random.Random(2)
+    same, slower = [], []
+    for _ in range(tries):
+        kind = source.choice(kinds)
+        chosen = source.sample(kind, 2 * repeats)
+        same.append(compare(_read(*chosen[:repeats]), _read(*chosen[repeats:])))
+        slower.append(compare(*(_read(*source.sample(kind, repeats)) for kind in kinds)))
+    return same, slower
 
 
 def _neighbours(logs: list[Path]) -> Iterator[tuple[Path, Path]]:
@@ -119,19 +160,20 @@ def _percent(part: int, whole: int) -> float:
     return 100.0 * part / whole if whole else 0.0
 
 
-def _figures(runs: int, seconds: float) -> dict[str, float]:
+def _figures(runs: int, seconds: float, tries: int = 100) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
-        same, slower = _compared(Path(folder), runs, seconds)
-    figures = {
-        "compare.runs": 2.0 * runs,
-        "compare.pairs": float(len(same)),
-        "compare.slower_pairs": float(len(slower)),
-    }
-    for condition in CONDITIONS:
-        passed = sum(not found.failures([condition]) for found in same)
-        found = sum("hash" in {verdict.name for verdict in each.failures([condition])} for each in slower)
-        figures[f"compare.passed {condition}"] = _percent(passed, len(same))
-        figures[f"compare.found {condition}"] = _percent(found, len(slower))
+        kinds = _all_runs(Path(folder), runs, seconds)
+        ways = {"": _single(kinds)}
+        if runs >= 2 * REPEATS:
+            ways[f"{REPEATS} runs: "] = _repeated(kinds, REPEATS, tries)
+    figures = {"compare.runs": 2.0 * runs}
+    for way, (same, slower) in ways.items():
+        figures[f"compare.{way}pairs"] = float(len(same))
+        for condition in CONDITIONS:
+            passed = sum(not found.failures([condition]) for found in same)
+            found = sum("hash" in {verdict.name for verdict in each.failures([condition])} for each in slower)
+            figures[f"compare.{way}passed {condition}"] = _percent(passed, len(same))
+            figures[f"compare.{way}found {condition}"] = _percent(found, len(slower))
     return figures
 
 

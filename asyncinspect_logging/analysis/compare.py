@@ -8,12 +8,15 @@ import random
 from array import array
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from statistics import fmean, median
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from ..errors import ConfigError
 from ..snapshot import Histogram, NameView, Snapshot, TaskView
-from .bootstrap import Evidence, Pair, Sample, at_equal_speed, moderate, stolen
+from .bootstrap import ENOUGH, Evidence, Pair, Sample, at_equal_speed, moderate, stolen
 from .quantiles import histogram_quantile, quantile
+from .repeats import FEWEST_RUNS, Repeats
 from .thresholds import COUNTS, QUANTILES, Condition, parse_condition
 
 __all__ = ["RESERVOIR", "Change", "Comparison", "Edge", "Ratio", "TaskStream", "Verdict", "compare"]
@@ -25,6 +28,13 @@ MAX_NAMES: Final = 1000
 MAX_REMEMBERED: Final = 50_000
 MAX_EDGES: Final = 10_000
 _MAX_SHOWN: Final = 40
+#: Durations kept of a name in each process, and how many such samples there may be.
+PROCESS_RESERVOIR: Final = 512
+MAX_PROCESS_SAMPLES: Final = 4000
+#: Other names by which the speed of the machine in a run is told, at least.
+_FEWEST_NAMES: Final = 3
+#: A process has these bits in common in all ids of its spans.
+_BASE_DIGITS: Final = 8
 
 #: Parent's name and child's, and how they belong together: "spawn", or "await" where one waited for the other.
 Edge = tuple[str, str, str]
@@ -77,20 +87,21 @@ class Verdict(NamedTuple):
 class _Kept:
     """A reservoir of (start, duration), both in seconds."""
 
-    __slots__ = ("_source", "durations", "seen", "starts")
+    __slots__ = ("_size", "_source", "durations", "seen", "starts")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, size: int) -> None:
         self.starts, self.durations, self.seen = array("d"), array("d"), 0
         self._source = random.Random(name)
+        self._size = size
 
     def add(self, start: float, duration: float) -> None:
         self.seen += 1
-        if len(self.starts) < RESERVOIR:
+        if len(self.starts) < self._size:
             self.starts.append(start)
             self.durations.append(duration)
             return
         place = self._source.randrange(self.seen)
-        if place < RESERVOIR:
+        if place < self._size:
             self.starts[place], self.durations[place] = start, duration
 
 
@@ -99,6 +110,10 @@ class _Run:
 
     def __init__(self, source: Snapshot | TaskStream) -> None:
         self.kept: dict[str, _Kept] = {}
+        # The same by process and name; and from when to when there was the process.
+        self._processes: dict[str, dict[str, _Kept]] = {}
+        self._spans: dict[str, tuple[float, float]] = {}
+        self._process_samples = 0
         self.edges: Counter[Edge] = Counter()
         self._names: OrderedDict[str, str] = OrderedDict()
         self._waiting: OrderedDict[str, Counter[tuple[str, str]]] = OrderedDict()
@@ -125,8 +140,56 @@ class _Run:
             if task.outcome == "completed" and task.duration is not None:
                 if name not in self.kept and len(self.kept) >= MAX_NAMES:
                     continue
-                self.kept.setdefault(name, _Kept(name)).add(task.started_at, task.duration)
+                kept = self.kept.get(name)
+                if kept is None:
+                    kept = self.kept[name] = _Kept(name, RESERVOIR)
+                kept.add(task.started_at, task.duration)
+                self._add_to_process(task.id[:_BASE_DIGITS], name, task.started_at, task.duration)
             self._connect(task)
+
+    def _add_to_process(self, process: str, name: str, start: float, duration: float) -> None:
+        kept = self._processes.get(process, {}).get(name)
+        if kept is None:
+            if self._process_samples >= MAX_PROCESS_SAMPLES:
+                return
+            self._process_samples += 1
+            kept = self._processes.setdefault(process, {})[name] = _Kept(name, PROCESS_RESERVOIR)
+        kept.add(start, duration)
+        first, last = self._spans.get(process, (start, start))
+        self._spans[process] = min(first, start), max(last, start + duration)
+
+    def _runs(self) -> list[list[str]]:
+        """The processes of each run. Those that were there at the same time, such as the workers of a server, are of
+        one: what was special about that time, all of them had.
+        """
+        runs: list[list[str]] = []
+        end = -math.inf
+        for process, (first, last) in sorted(self._spans.items(), key=lambda item: item[1]):
+            if first > end:
+                runs.append([])
+            runs[-1].append(process)
+            end = max(end, last)
+        return runs
+
+    @cached_property
+    def runs(self) -> list[dict[str, list[float]]]:
+        """The durations of each run by name, in order."""
+        found = []
+        for run in self._runs():
+            names: dict[str, list[float]] = {}
+            for process in run:
+                for name, kept in self._processes[process].items():
+                    names.setdefault(name, []).extend(kept.durations)
+            found.append({name: sorted(durations) for name, durations in names.items()})
+        return found
+
+    def levels(self, name: str, q: float) -> dict[int, float]:
+        """By run, the logarithm of the q-quantile of a name, where there are samples enough."""
+        return {
+            index: math.log(max(quantile(names[name], q), 1e-9))
+            for index, names in enumerate(self.runs)
+            if name in names and len(names[name]) * min(q, 1 - q) >= ENOUGH
+        }
 
     def _connect(self, task: TaskView) -> None:
         names = self._names
@@ -194,7 +257,7 @@ class Comparison:
     def __init__(self, before: _Run, after: _Run, confidence: float, seed: int) -> None:
         self.confidence = confidence
         self._seed = seed
-        self._evidence: dict[str, dict[str, Evidence]] = {}
+        self._evidence: dict[str, dict[str, Evidence | Repeats]] = {}
         self.new_names = tuple(sorted(after.names.keys() - before.names.keys()))
         self.gone_names = tuple(sorted(before.names.keys() - after.names.keys()))
         self.new_edges = tuple(sorted(after.edges.keys() - before.edges.keys()))
@@ -207,9 +270,9 @@ class Comparison:
             one, other = before.sample(name), after.sample(name)
             if one is not None and other is not None:
                 pairs[name] = Pair(one, other)
-        self._speeds = at_equal_speed(
-            {name: pairs[name] for name in sorted(pairs)}, _family([*before.edges, *after.edges])
-        )
+        self._related = _family([*before.edges, *after.edges])
+        self._repeated = min(len(before.runs), len(after.runs)) >= FEWEST_RUNS
+        self._speeds = at_equal_speed({name: pairs[name] for name in sorted(pairs)}, self._related)
         self._stolen = stolen(pairs.values())
         shifts = sorted(
             quantile(sorted(pairs[name].after.logs), 0.5) - quantile(sorted(pairs[name].before.logs), 0.5)
@@ -237,14 +300,39 @@ class Comparison:
                 {which: self._ratio(name, which, shown.get((name, which))) for which in QUANTILES},
             )
 
-    def _find(self, name: str, which: str) -> Evidence | None:
+    def _repeats(self, names: Iterable[str], q: float) -> dict[str, Repeats]:
+        """What several runs on each side tell, of those names that have samples enough in them."""
+        levels = {name: (self._before.levels(name, q), self._after.levels(name, q)) for name in names}
+        levels = {name: sides for name, sides in levels.items() if min(map(len, sides)) >= FEWEST_RUNS}
+        # How slow each run was by each name, around what is usual for the name.
+        slow: dict[str, list[dict[int, float]]] = {}
+        for name in levels:
+            middles = (self._before.levels(name, 0.5), self._after.levels(name, 0.5))
+            usual = fmean([level for side in middles for level in side.values()])
+            slow[name] = [{run: level - usual for run, level in side.items()} for side in middles]
+        found = {}
+        for name, (before, after) in levels.items():
+            others = [each for each in slow if each != name and each not in self._related.get(name, ())]
+            speeds = None
+            if len(others) >= _FEWEST_NAMES:
+                speeds = (
+                    [median([slow[other][0].get(run, 0.0) for other in others]) for run in before],
+                    [median([slow[other][1].get(run, 0.0) for other in others]) for run in after],
+                )
+            found[name] = Repeats(list(before.values()), list(after.values()), speeds)
+        return found
+
+    def _find(self, name: str, which: str) -> Evidence | Repeats | None:
         """What is known of a ratio; None where that is too little."""
-        if which not in self._evidence:
+        if which not in self._evidence and self._repeated:
+            self._evidence[which] = dict(self._repeats(self._speeds, QUANTILES[which]))
+        elif which not in self._evidence:
             q = QUANTILES[which]
             found = {
                 each: Evidence(pairs, q, f"{self._seed}/{each}/{which}") for each, (pairs, _) in self._speeds.items()
             }
-            self._evidence[which] = known = {each: evidence for each, evidence in found.items() if evidence.enough}
+            known = {each: evidence for each, evidence in found.items() if evidence.enough}
+            self._evidence[which] = dict(known)
             moderate({each: (evidence, self._speeds[each][1]) for each, evidence in known.items()}, q, self._stolen)
         return self._evidence[which].get(name)
 
@@ -267,7 +355,8 @@ class Comparison:
         if evidence is None:
             return Ratio(levels[0], levels[1], None, None, None, False, None)
         low, high = evidence.interval(self.confidence)
-        return Ratio(levels[0], levels[1], evidence.value, low, high, self._speeds[name][1], change)
+        equal = evidence.at_equal_speed if isinstance(evidence, Repeats) else self._speeds[name][1]
+        return Ratio(levels[0], levels[1], evidence.value, low, high, equal, change)
 
     @staticmethod
     def _level(run: _Run, name: str, q: float) -> float | None:
@@ -436,6 +525,8 @@ def compare(
 
     confidence: of intervals, and that nothing is called slower, faster or failed by chance, all names together; above
         0.5 and below 1. seed: of the random draws; the same runs with the same seed give the same result.
+
+    Where both sides have three runs or more (processes, one after the other), these are compared: see `repeats`.
 
     Of a snapshot only those names have intervals whose completed tasks it has all kept.
 
