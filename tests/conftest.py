@@ -26,6 +26,7 @@ if os.environ.get("PYTEST_XDIST_WORKER") and os.environ.get("COVERAGE_OF_WORKERS
         _coverage.stop()
         _coverage.save()
 
+
 settings.register_profile(
     "repeatable",
     derandomize=True,
