@@ -44,6 +44,8 @@ _GATHER: Final = 0.01
 _BATCH: Final = 500
 
 _encode: Final = json.JSONEncoder(separators=(",", ":"), default=lambda value: text_of(value, 1024)).encode
+#: Of its own: the application may have seeded the one that all share.
+_jitter: Final = random.SystemRandom().uniform
 
 
 class _Stop:
@@ -264,7 +266,7 @@ class _Sender:
                         pass
             connected.close()
         self._answers = b""
-        self._retry_at = time.monotonic() + self._pause * random.uniform(0.5, 1.0)
+        self._retry_at = time.monotonic() + self._pause * _jitter(0.5, 1.0)
         self._pause = min(_LATEST, self._pause * 2)
 
     def abandon(self) -> None:

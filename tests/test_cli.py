@@ -477,6 +477,18 @@ def test_check_finds_what_cannot_be(log: Path, tmp_path: Path, tell: Tell) -> No
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("ASYNC_INSPECT_")]:
         monkeypatch.delenv(name)
+    # Workers of pytest-xdist have a terminal of 80 columns.
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
+def test_narrow_terminals_lose_nothing(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells are folded; before, the names of the spans had no column left."""
+    monkeypatch.setenv("COLUMNS", "60")
+    table = [line.split("│")[1:-1] for line in run("stats", log).output.splitlines() if line.startswith("│")]
+    texts = ["".join(cells).replace(" ", "") for cells in zip(*table, strict=True)]
+    assert texts[0].startswith("span")
+    assert "job" in texts[0]
+    assert "cancelled" in "".join(texts)
 
 
 def test_config_says_where_each_setting_comes_from() -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "Unreadable",
     "annotation",
     "bare",
+    "is_object_begun",
     "line_decoder",
     "ordinary",
     "ordinary_of",
@@ -162,6 +163,12 @@ def bare(line: bytes) -> bytes:
     return line.strip(b" \t\r\n\0").removeprefix(b"\xef\xbb\xbf")
 
 
+def is_object_begun(text: bytes) -> bool:
+    """Whether a `bare` line that is no JSON was to be an object, and not some text in braces."""
+    return text.startswith(b"{") and (_QUOTED_KEY in text or text[1:].lstrip()[:1] == b'"')
+
+
+_QUOTED_KEY: Final = f'"{KEY}"'.encode()
 _OURS: Final = log.name
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 #: Numbers above these are Unix time in ms, µs and ns, not in seconds: the year 5138, and what that is in the others.

@@ -20,7 +20,8 @@ from ..snapshot import Snapshot, TaskView
 from ..states import TaskState
 from ..views import task_view
 from .bulk import Bulk
-from .decoding import Ordinary, Unreadable, annotation, ordinary, ordinary_of, parse
+from .decoding import Ordinary, Unreadable, annotation, is_object_begun, ordinary, ordinary_of, parse
+from .decoding import bare as bare_of
 from .files import LONG_LINE, Batch, LogFileError, Paths, batches, sources
 
 __all__ = ["LogTasks", "Replay", "ReplayError", "Report", "RulesLike", "replay"]
@@ -37,7 +38,6 @@ _MAX_NOTES: Final = 10_000
 _MAX_STRAY_NOTES: Final = 50_000
 _FOREVER: Final = (1 << 63) - 1
 _KEY: Final = KEY.encode()
-_QUOTED_KEY: Final = f'"{KEY}"'.encode()
 _FIX: Final = "take the line out, or read without strict"
 
 
@@ -168,7 +168,7 @@ class Reader:
                 return
             except Exception:
                 pass
-        bare = line.strip(b" \t\r\n\0").removeprefix(b"\xef\xbb\xbf")
+        bare = bare_of(line)
         if not bare:
             if b"\0" in line:
                 self._broken(number, "there is nothing in the line but NUL bytes")
@@ -181,8 +181,7 @@ class Reader:
                 raise Unreadable(f"it is longer than {LONG_LINE >> 20} MB, which no record is")
             found = parse(bare)
         except Unreadable as problem:
-            if _QUOTED_KEY not in bare:
-                # Some text in braces.
+            if not is_object_begun(bare):
                 self._foreign(line, number, placing)
             elif cut:
                 self._broken(number, f"the line is cut short: the file ends in it ({problem})")

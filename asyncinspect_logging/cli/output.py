@@ -69,8 +69,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     console = _console()
     table = Table(box=ASCII2 if is_ascii() else ROUNDED, header_style="bold", pad_edge=True)
     for column in columns:
-        right = column.startswith("#")
-        table.add_column(column.removeprefix("#"), justify="right" if right else "left", no_wrap=right, overflow="fold")
+        # All may be folded: what may not be would take the place of what the numbers are of, in a narrow terminal.
+        table.add_column(
+            column.removeprefix("#"), justify="right" if column.startswith("#") else "left", overflow="fold"
+        )
     for row in rows:
         table.add_row(*(_text(cell, STYLES.get(str(cell), "")) for cell in row))
     console.print(table)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from ..analysis.decoding import Ordinary, Unreadable, annotation, bare, ordinary, ordinary_of, parse
+from ..analysis.decoding import Ordinary, Unreadable, annotation, bare, is_object_begun, ordinary, ordinary_of, parse
 from ..inspector import Inspector
 from ..records import KEY
 
@@ -44,7 +44,7 @@ class Reader:
                 text = bare(line)
                 said = parsed(text)
             if said is None:
-                if text.startswith(b"{") or _OURS in text:
+                if is_object_begun(text):
                     self._broken()
                     return
             elif said.is_told():
