@@ -115,6 +115,12 @@ ROWS = (
     Row("the same at level TRACE", "replay.trace", "×", 3),
     Row("that record at level DEBUG", "replay.debug_us", "µs", 4, (("the bare loop", "replay.debug.bare_us"),)),
     Row("that record at level TRACE", "replay.trace_us", "µs", 4, (("the bare loop", "replay.trace.bare_us"),)),
+    Row("two runs of the same program compared: called slower", "compare.1.false p50 > 1x", "%", 1),
+    Row("a run with a step 20 % slower compared with one without: not found", "compare.1.missed p50 > 1x", "%", 5),
+    Row("five runs a side: called slower", "compare.5.false p50 > 1x", "%", 1),
+    Row("five runs a side: not found", "compare.5.missed p50 > 1x", "%", 5),
+    Row("eight runs a side: called slower", "compare.8.false p50 > 1x", "%", 1),
+    Row("eight runs a side: not found", "compare.8.missed p50 > 1x", "%", 5),
     Row("the same read as a stream of tasks, at level DEBUG", "replay.debug.tasks", "×"),
     Row("the same at level TRACE", "replay.trace.tasks", "×"),
     Row(
