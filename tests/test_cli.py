@@ -718,3 +718,23 @@ def test_every_exit_status_is_documented() -> None:
     """Each of those that there are."""
     rows = re.findall(r"^\| (\d+) \|", PAGE.read_text("utf-8"), re.MULTILINE)
     assert list(map(int, rows)) == [0, cli.FAILED, cli.UNUSABLE, cli.INTERRUPTED, cli.BROKEN_PIPE]
+
+
+def test_an_export_never_takes_the_place_of_its_source(log: Path) -> None:
+    """By whatever name."""
+    before = log.read_bytes()
+    for where in (str(log), str(log.parent / "*.jsonl")):
+        result = run("export", where, "--format", "csv", "-o", str(log))
+        assert result.exit_code == 2
+        assert "is what is to be read" in result.output
+    assert log.read_bytes() == before
+
+
+def test_names_that_utf8_has_not_are_compared(tmp_path: Path, tell: Tell) -> None:
+    """A lone surrogate comes out of JSON as it went in."""
+    path = tmp_path / "odd.jsonl"
+    lines = [
+        tell(kind, name="\ud800", **({"outcome": "completed"} if kind == "exit" else {})) for kind in ("enter", "exit")
+    ]
+    path.write_text("".join(json.dumps({"asyncinspect": line}) + "\n" for line in lines))
+    assert run("diff", str(path), str(path), "--fail-on", "count > 1x").exit_code == 0

@@ -325,10 +325,14 @@ def test_a_clock_that_goes_back_does_not_keep_a_page(exporter, source, time):
 
 def test_the_updater_refreshes_in_the_background(exporter, source, time):
     """With an updater a scrape is served its latest page past update_interval, but not once the updater is stuck."""
-    threads = threading.active_count()
+
+    def updaters():
+        return sum(thread.name == "asyncinspect-update" for thread in threading.enumerate())
+
+    threads = updaters()
     exporter.start_background_updater(500.0)
     exporter.start_background_updater(500)
-    assert threading.active_count() == threads + 1
+    assert updaters() == threads + 1
     assert source.reading.wait(10)
     exporter.update()  # waits for the first round, which holds the lock
     taken = source.taken
@@ -341,7 +345,7 @@ def test_the_updater_refreshes_in_the_background(exporter, source, time):
         assert source.taken == taken + 1
     exporter.close()
     exporter.close()
-    assert threading.active_count() == threads
+    assert updaters() == threads
 
 
 def test_the_updater_goes_round(exporter, source):

@@ -208,7 +208,7 @@ class Evidence:
 
         if self.enough:
             for way, pair in enumerate(pairs):
-                source = random.Random(f"{seed}/{way}")
+                source = _source(f"{seed}/{way}")
                 drawn = [_draws(logs, q, source, DRAWS) for logs in self._sorted[way]]
                 self._differences.append([b - a for a, b in zip(*drawn, strict=True)])
                 self.drifts.append(
@@ -222,7 +222,7 @@ class Evidence:
         """Bounds of the ratio; where there are two ways to look at it, the wider ones."""
         tail, bounds = (1 - confidence) / 2, []
         for way, differences in enumerate(self._differences):
-            noise, spread = random.Random(f"{self._seed}/{way}/noise").gauss, self._spread(way)
+            noise, spread = _source(f"{self._seed}/{way}/noise").gauss, self._spread(way)
             drawn = sorted(difference + noise(0, spread) for difference in differences)
             bounds += [quantile(drawn, tail), quantile(drawn, 1 - tail)]
         return math.exp(min(bounds)), math.exp(max(bounds))
@@ -268,6 +268,11 @@ def moderate(found: Mapping[str, tuple[Evidence, bool]], q: float, taken: float)
             evidence.drifts = [_OWN_DRIFT * own + (1 - _OWN_DRIFT) * usual for own in evidence.drifts]
         if not follows or q > 0.5:
             evidence.unseen = max(0.0, taken) ** 2
+
+
+def _source(seed: str) -> random.Random:
+    # The name of a span is in it, which may have what UTF-8 has not.
+    return random.Random(seed.encode("utf-8", "surrogatepass"))
 
 
 def _normal(x: float) -> float:

@@ -91,7 +91,7 @@ class _Kept:
 
     def __init__(self, name: str, size: int) -> None:
         self.starts, self.durations, self.seen = array("d"), array("d"), 0
-        self._source = random.Random(name)
+        self._source = random.Random(name.encode("utf-8", "surrogatepass"))
         self._size = size
 
     def add(self, start: float, duration: float) -> None:
@@ -450,7 +450,7 @@ class Comparison:
 
     def _judge_count_ratio(self, condition: Condition, before: int, after: int, subject: str) -> Verdict:
         """Counts as what they are, the outcome of chance: their true rates are drawn by Jeffreys' posterior."""
-        source = random.Random(f"{self._seed}/{condition.text}")
+        source = random.Random(f"{self._seed}/{condition.text}".encode("utf-8", "surrogatepass"))
         gamma, bound = source.gammavariate, condition.bound
         draws = 4000
         held = sum((gamma(after + 0.5, 1) > bound * gamma(before + 0.5, 1)) == condition.above for _ in range(draws))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from glob import glob
 from typing import Any
 
 import click
@@ -65,6 +67,8 @@ def export(
         raise click.UsageError(f"--time goes with --format speedscope or collapsed, not {form}")
     if machine and output == "-":
         raise click.UsageError("--json goes with -o FILE: standard output has the export")
+    if any(_is_same_file(output, one) for pattern in where for one in glob(pattern, recursive=True) or [pattern]):
+        raise click.UsageError(f"{output} is what is to be read; give the export a name of its own")
     exporter, options = _exporter(form)
     if what is not None:
         options["what"] = what
@@ -86,6 +90,13 @@ def export(
         print_json(
             "export", {"file": output, "format": form, "report": None if report is None else report_json(report)}
         )
+
+
+def _is_same_file(output: str, source: str) -> bool:
+    try:
+        return output != "-" and os.path.samefile(output, source)
+    except OSError:
+        return False  # one of them is not there
 
 
 def _exporter(form: str) -> tuple[Any, dict[str, Any]]:

@@ -69,23 +69,26 @@ def page_of(inspector: Inspector) -> Samples:
     return found
 
 
-def records(log: Path) -> Iterator[dict[str, object]]:
-    """The lifecycle records of a log; its last line may be cut short."""
+def records(log: Path) -> Iterator[tuple[int, dict[str, object]]]:
+    """The lifecycle records of a log, each with where its line ends; the last line may be cut short."""
+    end = 0
     with log.open("rb") as lines:
         for line in lines:
+            end += len(line)
             with contextlib.suppress(ValueError):
                 if payload := json.loads(line).get("asyncinspect"):
-                    yield payload
+                    yield end, payload
 
 
-def moment_of(log: Path, scraped: Samples) -> tuple[float, int] | None:
-    """Unix time of the record after which spans had begun, stepped and ended as often as was scraped; and how many were
-    woken then and not polled yet: a live inspector counts a wake with the poll after it, a log has it by itself.
+def moment_of(log: Path, scraped: Samples) -> tuple[int, int] | None:
+    """Where in the log the record ends after which spans had begun, stepped and ended as often as was scraped; and how
+    many were woken then and not polled yet: a live inspector counts a wake with the poll after it, a log has it by
+    itself.
     """
     wanted = {kind: scraped["async_inspect_events_total", (("type", kind),)] for kind in ("spawn", "poll", "drop")}
     counted = Counter[str]()
     begun, woken = set[object](), set[object]()
-    for payload in records(log):
+    for end, payload in records(log):
         kind = payload["kind"]
         if kind in ("spawn", "enter") and payload["id"] not in begun:
             begun.add(payload["id"])
@@ -99,8 +102,7 @@ def moment_of(log: Path, scraped: Samples) -> tuple[float, int] | None:
         elif kind in ("resume", "exit"):
             woken.discard(payload["id"])
         if all(counted[kind] == count for kind, count in wanted.items()):
-            # Float seconds have some 200 ns less than the record.
-            return (int(str(payload["wall"])) + 500) / 1e9, len(woken)
+            return end, len(woken)
     return None
 
 
@@ -129,8 +131,11 @@ def report(log: Path, scraped: Samples) -> int:
     if moment is None:
         print("the log has no moment at which as many spans had begun, stepped and ended as Prometheus scraped")
         return 1
-    at, woken = moment
-    replayed = page_of(replay(log, at=at))
+    end, woken = moment
+    # Not replay(log, at=…): Unix time as a float does not tell two records apart that are 200 ns from each other.
+    until_then = log.with_name("until-the-scrape.jsonl")
+    until_then.write_bytes(log.read_bytes()[:end])
+    replayed = page_of(replay(until_then))
     replayed[WAKES] -= woken
     different = {key for key in scraped.keys() | replayed.keys() if scraped.get(key, 0) != replayed.get(key, 0)}
     print(f"\n{'':55} {'scraped last':>12} {'replayed':>12}")
