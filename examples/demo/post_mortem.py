@@ -131,10 +131,10 @@ def report(log: Path, scraped: Samples) -> int:
     if moment is None:
         print("the log has no moment at which as many spans had begun, stepped and ended as Prometheus scraped")
         return 1
-    end, woken = moment
+    place, woken = moment
     # Not replay(log, at=…): Unix time as a float does not tell two records apart that are 200 ns from each other.
     until_then = log.with_name("until-the-scrape.jsonl")
-    until_then.write_bytes(log.read_bytes()[:end])
+    until_then.write_bytes(log.read_bytes()[:place])
     replayed = page_of(replay(until_then))
     replayed[WAKES] -= woken
     different = {key for key in scraped.keys() | replayed.keys() if scraped.get(key, 0) != replayed.get(key, 0)}
