@@ -172,8 +172,9 @@ def _figures(runs: int, seconds: float, tries: int) -> dict[str, float]:
         for condition in CONDITIONS:
             false = sum(bool(found.failures([condition])) for found in same)
             missed = sum("hash" not in {each.name for each in found.failures([condition])} for found in slower)
-            figures[f"compare.{repeats}.false {condition}"] = _percent(false, len(same))
-            figures[f"compare.{repeats}.missed {condition}"] = _percent(missed, len(slower))
+            suffix = "" if condition == CONDITIONS[0] else f" {condition}"
+            figures[f"compare.{repeats}.false{suffix}"] = _percent(false, len(same))
+            figures[f"compare.{repeats}.missed{suffix}"] = _percent(missed, len(slower))
     return figures
 
 
