@@ -128,6 +128,8 @@ class _Run:
                 f"{type(source).__name__} cannot be compared; give a Snapshot, as of inspector.snapshot(), or LogTasks"
             )
         self.names: Mapping[str, NameView] = rest.names
+        #: Whether records are missing, or could not be read, so that counts are lower bounds.
+        self.partial = any(rest.dropped.get(reason) for reason in ("gap", "malformed"))
         self.findings = Counter({(kind, name): count for (kind, name), count in rest.lints.items() if count})
         for finding in rest.findings:
             if (finding.kind, finding.name) not in rest.lints:
@@ -378,7 +380,8 @@ class Comparison:
         return [verdict for verdict in self.judge(conditions) if verdict.failed]
 
     def judge(self, conditions: Iterable[str | Condition]) -> list[Verdict]:
-        """What became of each condition, also of those that do not hold, or of which too little is known.
+        """What became of each condition, also of those that do not hold, or of which too little is known: at least one
+        verdict each.
 
         A ratio of quantiles holds if it is shown at the confidence of the comparison, all names of the condition
         together (S. Holm, "A simple sequentially rejective multiple test procedure", 1979). Raises as `failures` does.
@@ -389,7 +392,8 @@ class Comparison:
         for given in conditions:
             condition = given if isinstance(given, Condition) else parse_condition(given)
             if condition.measure in QUANTILES:
-                verdicts += self._judge_quantile(condition)
+                nothing = Verdict(condition.text, condition.name, None, "no span to compare")
+                verdicts += list(self._judge_quantile(condition)) or [nothing]
             elif condition.measure in COUNTS:
                 verdicts.append(self._judge_count(condition))
             else:
@@ -446,6 +450,9 @@ class Comparison:
             )
         if condition.unit == "x":
             return self._judge_count_ratio(condition, before, after, subject)
+        if self._after.partial and condition.holds(after) is not condition.above:
+            message = f"{subject}, at least: records are missing"
+            return Verdict(condition.text, condition.name, None, message)
         return Verdict(condition.text, condition.name, condition.holds(after), subject)
 
     def _judge_count_ratio(self, condition: Condition, before: int, after: int, subject: str) -> Verdict:

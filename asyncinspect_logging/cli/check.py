@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from . import FAILED
-from .reading import as_json, log_options, need_tasks, read_rules, tell_report
+from .reading import as_json, log_options, need_records, need_tasks, read_rules, tell_report
 from .text import count
 
 __all__ = ["check"]
@@ -39,6 +39,7 @@ def check(
     with progress_bar("reading") as progress:
         source = load(list(where), strict=strict, at=at, rules=read_rules(rules), progress=progress)
         need_tasks(source, where, "check")
+        source = need_records(source, where)
         flaws = flaws_of(source)
     tell_report(source)
     if machine:

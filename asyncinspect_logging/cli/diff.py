@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from . import FAILED
-from .reading import as_json, read_rules, tell_report
+from .commands import UnusableError
+from .reading import as_json, need_records, read_rules, tell_report
 from .text import clean, fit
 
 __all__ = ["diff"]
@@ -19,13 +20,14 @@ Examples:
   asyncinspect diff 'main-*.jsonl' 'branch-*.jsonl' --json
 
 \b
-Exit status: 1 where a condition of --fail-on holds. Where the sample is too
-small to say, it does not.
+Exit status: 1 where a condition of --fail-on holds. Where too little is known
+to say, it is 0, or 1 with --fail-on-unknown.
 """
 )
 @click.argument("before")
 @click.argument("after")
 @click.option("--fail-on", "conditions", multiple=True, metavar="EXPR", help='As "p99 > 1.2x"; may be given again.')
+@click.option("--fail-on-unknown", "unknown", is_flag=True, help="Fail, too, where too little is known to say.")
 @click.option(
     "--confidence",
     type=click.FloatRange(0.5, 1, min_open=True, max_open=True),
@@ -42,6 +44,7 @@ def diff(
     before: str,
     after: str,
     conditions: tuple[str, ...],
+    unknown: bool,
     confidence: float,
     strict: bool,
     rules: str | None,
@@ -58,12 +61,18 @@ def diff(
 
     parsed = [parse_condition(text) for text in conditions]
     with progress_bar("reading") as progress:
-        sources = [load(where, strict=strict, rules=read_rules(rules), progress=progress) for where in (before, after)]
+        sources = [
+            need_records(load(where, strict=strict, rules=read_rules(rules), progress=progress), where)
+            for where in (before, after)
+        ]
         found = compare(sources[0], sources[1], confidence=confidence)
     for source in sources:
         tell_report(source)
+    for where, side in ((before, "before"), (after, "after")):
+        if all(getattr(change, side) is None for change in found.changes):
+            raise UnusableError(f"{where}: no spans in it, and so nothing to compare; give another file")
     verdicts = found.judge(parsed)
-    failed = any(verdict.failed for verdict in verdicts)
+    failed = any(verdict.failed or (unknown and verdict.failed is None) for verdict in verdicts)
     if machine:
         told = [verdict._asdict() for verdict in verdicts]
         print_json("diff", found.to_dict() | {"conditions": told, "failed": failed})
@@ -74,8 +83,5 @@ def diff(
             word = {True: "FAILED", False: "passed", None: "unknown"}[verdict.failed]
             style = {True: "bold red", False: "green", None: "yellow"}[verdict.failed]
             say(f"{word}: {verdict.condition}: {verdict.message}", style=style)
-        for condition in parsed:
-            if not any(verdict.condition == condition.text for verdict in verdicts):
-                say(f"unknown: {condition.text}: no span to compare", style="yellow")
     if failed:
         ctx.exit(FAILED)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from .reading import as_json, log_options, read_rules, tell_report
+from .reading import as_json, log_options, need_records, read_rules, tell_report
 
 __all__ = ["export"]
 
@@ -77,6 +77,7 @@ def export(
     # A terminal is not to get both.
     with progress_bar("reading", hidden=output == "-" and sys.stdout.isatty()) as progress:
         source = load(list(where), strict=strict, at=at, rules=read_rules(rules), progress=progress)
+        source = need_records(source, where)
         if output == "-":
             with to_stdout() as stream:
                 exporter.write(source, stream, **options)

@@ -7,7 +7,7 @@ import sys
 import click
 
 from .commands import UnusableError
-from .reading import log_options, need_tasks, read_rules, tell_report
+from .reading import log_options, need_records, need_tasks, read_rules, tell_report
 from .text import clean, is_ascii
 
 __all__ = ["graph"]
@@ -55,6 +55,7 @@ def graph(
     with progress_bar("reading") as progress:
         source = load(list(where), strict=strict, at=at, rules=read_rules(rules), progress=progress)
         need_tasks(source, where, "graph")
+        source = need_records(source, where)
         found = graph_of(source)
     tell_report(source)
     machine = machine or form == "json"

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..snapshot import Snapshot
+from ..snapshot import Snapshot, TaskView
 from .commands import UnusableError
 
 if TYPE_CHECKING:
+    from ..analysis.replay import Report
     from ..analysis.rules import Rules
+    from ..exporters.source import TaskStream
 
-__all__ = ["as_json", "log_options", "need_tasks", "read_rules", "report_json", "tell_report"]
+__all__ = ["as_json", "log_options", "need_records", "need_tasks", "no_records", "read_rules"]
+__all__ += ["report_json", "tell_report"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -73,6 +77,44 @@ def need_tasks(source: object, where: tuple[str, ...], what: str) -> None:
         raise UnusableError(
             f"{where[0]} has counters and no tasks, which {what} needs; give a log, or an export of one"
         )
+
+
+class _Begun:
+    """A log whose first task was looked for."""
+
+    def __init__(self, source: TaskStream, where: str) -> None:
+        self.report: Report = source.report  # type: ignore[attr-defined]
+        self._source = source
+        tasks = iter(source)
+        first = [task for task in (next(tasks, None),) if task is not None]
+        if not first and not self.report.records:
+            raise no_records(self.report, where)
+        self._tasks = chain(first, tasks)
+
+    def __iter__(self) -> Iterator[TaskView]:
+        return self._tasks
+
+    def rest(self) -> Snapshot:
+        return self._source.rest()
+
+
+def need_records(source: Snapshot | TaskStream, where: object) -> Snapshot | TaskStream:
+    """`source`, read as far as to its first task. Raises UnusableError for a log without any record, which is most
+    likely another file than was meant: that nothing was found in it says nothing.
+    """
+    if getattr(source, "report", None) is None or isinstance(source, Snapshot):
+        return source
+    return _Begun(source, " ".join(map(str, where)) if isinstance(where, tuple | list) else str(where))
+
+
+def no_records(report: Report, where: str) -> UnusableError:
+    """What was found in a log instead of records."""
+    what = f"{report.lines:,} lines, {report.annotations:,} of them inside spans, {report.foreign:,} of others"
+    fix = "give another file, or log at level DEBUG"
+    if report.problems:
+        file, line, why = report.problems[0]
+        fix += f"; the first broken line is {file}:{line}: {why}"
+    return UnusableError(f"{where}: no records of spans in {what} and {report.broken:,} broken; {fix}")
 
 
 def tell_report(source: object) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .reading import as_json, log_options, read_rules, report_json, tell_report
+from .reading import as_json, log_options, no_records, read_rules, report_json, tell_report
 from .text import clean, count, moment, seconds
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ def replay(
     with progress_bar("reading") as progress:
         reading = Replay(list(logs), at=at, strict=strict, rules=read_rules(rules), progress=progress)
         inspector = reading.run()
+    if not reading.report.records and not inspector.snapshot().names:
+        raise no_records(reading.report, " ".join(logs))
     if metrics:
         from ..exporters.prometheus import PrometheusExporter
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .reading import as_json, log_options, read_rules, tell_report
+from .reading import as_json, log_options, need_records, read_rules, tell_report
 from .text import clean, count, is_ascii, seconds
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def stats(
 
     with progress_bar("reading") as progress:
         source = load(list(where), strict=strict, at=at, rules=read_rules(rules), progress=progress)
+        source = need_records(source, where)
         found = profile(source)
     tell_report(source)
     if machine:
