@@ -45,6 +45,7 @@ class Announced:
         everything, keep = retention.everything, retention.tasks.append
         shortest, expected = bounds[0], seen.high + 1
         long_step, many_wakes, suspects = books.long_step, books.many_wakes, books.suspects
+        readers = books.readers
         for span in announcements:
             number = span.number
             if number == expected:
@@ -117,6 +118,9 @@ class Announced:
                 # `books.is_suspicious(tally)`, without the call.
                 if tally.max_poll >= long_step or tally.self_wakes >= many_wakes:
                     suspects.append((span, ()))
+            if readers:
+                for reader in readers:
+                    reader.add(span)
 
     def _notice(self, notice: Any) -> None:
         books = self._books

@@ -7,7 +7,7 @@ the snapshot (`summary`) is read from here.
 from __future__ import annotations
 
 from collections import deque
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from .catalogue import DROP_REASONS, DURATION_BOUNDS, OTHER
 from .config import Config
@@ -19,6 +19,9 @@ from .spans import Span
 from .states import LIVE
 from .told import ToldSpan
 from .totals import Folded, NameTotals, Tallied, nanoseconds
+
+if TYPE_CHECKING:
+    from .finished import Finished
 
 __all__ = ["QUIET", "Books", "Suspect"]
 
@@ -42,6 +45,8 @@ class Books:
         self.totals: dict[str, NameTotals] = {}
         self.dropped = dict.fromkeys(DROP_REASONS, 0)
         self.retention = Retention(config)
+        # Who is given each task that is over.
+        self.readers: list[Finished] = []
         self.findings = Findings()
         self.waits = Waits(self.live)
         # Looks of the detectors since somebody told of what is to be watched: a beating loop, or a task that waits.

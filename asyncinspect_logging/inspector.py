@@ -28,6 +28,7 @@ from .detect.waiting import tell_dissolved
 from .detect.watch import watch
 from .diagnostics import warn_once
 from .errors import ConfigError
+from .finished import WAITING, Finished
 from .placing import Placing
 from .records import payload_of
 from .retention import Note
@@ -316,6 +317,12 @@ class Inspector:
             except IndexError:
                 return
 
+    def finished(self, limit: int = WAITING) -> Finished:
+        """The tasks that finish from now on, each given once, for what passes them on. `limit`: how many are kept until
+        they are taken. Raises ConfigError for what is no number of tasks.
+        """
+        return Finished(self.enter, self.clock, limit)
+
     def snapshot(self, *, tasks: bool = True) -> Snapshot:
         """Everything as of now. Without `tasks`, `.tasks` is empty, and the cost is the same however many there are:
         findings are those of earlier looks.
@@ -358,7 +365,7 @@ class Inspector:
             self._work()
             self._placing.complete()
             books = Books(self.config, self._books.bounds)
-            books.quiet_looks = self._books.quiet_looks
+            books.quiet_looks, books.readers = self._books.quiet_looks, self._books.readers
             self._announced.carry_over(self._books, books)
             self._placing.carry_over(self._books, books)
             books.waits = self._books.waits
@@ -394,6 +401,7 @@ class Inspector:
                 raise ConfigError(f"this is no checkpoint of an inspector: {type(error).__name__}: {error}") from error
             self._announced.carry_over(self._books, books)
             books.quiet_looks, books.waits = self._books.quiet_looks, self._books.waits
+            books.readers = self._books.readers
             books.waits.carry_over(books.live)
             self._books, self._placing = books, placing
 
@@ -408,7 +416,11 @@ class Inspector:
         self._busy = False
         self._told.clear()
         self._inbox.clear()
+        readers = self._books.readers
         self._start()
+        self._books.readers = readers
+        for reader in readers:
+            reader.forget()
 
 
 def _default_after_fork() -> None:

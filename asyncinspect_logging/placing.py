@@ -238,6 +238,8 @@ class Placing:
         total.fold_finished(span, books.folded.pop(number), duration, stepped=span.stepped)
         if span.outcome != "completed" or books.retention.wants(span):
             books.retention.keep(span)
+        for reader in books.readers:
+            reader.add(span)
         if span.outcome == "abandoned" or books.is_suspicious(span):
             books.suspects.append((span, evidence))
         self._over[number] = weakref.ref(span)

@@ -127,3 +127,23 @@ def test_fork_in_the_middle_of_work() -> None:
         assert inspector.snapshot().names["a"].completed == 1
         """
     )
+
+
+def test_finished_tasks_are_passed_on_by_the_parent() -> None:
+    in_process(
+        """
+        finished = inspector.finished()
+        with span("in the parent"):
+            pass
+        inspector.snapshot()
+
+        def check():
+            assert finished.take() == []
+            with span("in the child"):
+                pass
+            assert [task.view.name for task in finished.take()] == ["in the child"]
+
+        in_child(check)
+        assert [task.view.name for task in finished.take()] == ["in the parent"]
+        """
+    )
