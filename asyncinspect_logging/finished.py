@@ -25,8 +25,8 @@ WAITING: Final = 50_000
 
 
 class FinishedTask(NamedTuple):
-    """A task that is over. `started_ns` (when it was entered) and `ended_ns`: Unix time in ns, and exact, while the floats
-    of a view are so to 0.2 µs.
+    """A task that is over. `started_ns` (when it was entered) and `ended_ns`: Unix time in ns, and exact, while the
+    floats of a view are so to 0.2 µs.
     """
 
     view: TaskView
@@ -63,7 +63,7 @@ class Finished:
         return len(self._waiting)
 
     def take(self, count: int | None = None) -> list[FinishedTask]:
-        """The oldest `count` of the tasks that were not taken yet; None: all. What the application does meanwhile goes on."""
+        """The oldest `count` of the tasks that were not taken yet; None: all. The application goes on meanwhile."""
         tasks: list[Any] = []
         notes: dict[int, list[Any]] = {}
 
