@@ -11,9 +11,13 @@ import os
 import secrets
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
-__all__ = ["after_fork", "new_number", "new_seq", "pid", "span_id", "trace_high", "trace_id"]
+__all__ = ["after_fork", "new_number", "new_seq", "pid", "span_id", "spread", "trace_high", "trace_id"]
+
+#: 2**64 / golden ratio; odd, and so no two numbers have the same place.
+_GOLDEN: Final = 0x9E3779B97F4A7C15
+_MASK: Final = (1 << 64) - 1
 
 pid: int
 trace_high: int
@@ -38,9 +42,18 @@ def span_id(number: int) -> str:
     return f"{number:016x}"
 
 
+def spread(number: int) -> int:
+    """A number's place among all of 64 bits (Knuth, TAOCP 3, section 6.4): those of consecutive ones are far apart.
+
+    Samplers keep a trace by whether the last bits of its id are below a threshold, and numbers that only count up would
+    all be on the same side of that.
+    """
+    return number * _GOLDEN & _MASK
+
+
 def trace_id(trace: int | str) -> str:
     """32 hex digits: of a trace begun here (the number of its root span), or one that came with a traceparent."""
-    return trace if isinstance(trace, str) else f"{trace_high:016x}{trace:016x}"
+    return str(trace) if isinstance(trace, str) else f"{trace_high:016x}{spread(trace):016x}"
 
 
 def after_fork(method: Callable[[], None]) -> None:

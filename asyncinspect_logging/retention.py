@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from itertools import repeat, starmap
 from typing import Any, Final, NamedTuple
 
+from . import process
 from .config import Config
 from .fields import text_of
 from .spans import Span
@@ -65,7 +66,7 @@ class Retention:
         if self.everything:
             return True
         trace = task.trace or ""
-        low = trace if isinstance(trace, int) else int(trace[16:] or "0", 16)
+        low = process.spread(trace) if isinstance(trace, int) else int(trace[16:] or "0", 16)
         return (low * _MIX >> 32 & 0xFFFFFFFF) % self._rate == 0
 
     def trim(self) -> None:

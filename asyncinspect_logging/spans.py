@@ -24,7 +24,7 @@ from .opened import asyncio_task, open_of, other_task
 from .records import SpanRecord
 from .routing import DEFAULT_POLICY, Audience, Route, delivering, route_of
 from .steps import Tally, end_part, stepping, unpack
-from .traceparent import format_traceparent, parse_parent
+from .traceparent import SAMPLED, format_traceparent, parse_parent
 
 __all__ = ["INHERIT", "LOGGER", "Span", "annotate", "current", "current_span", "span"]
 
@@ -492,7 +492,14 @@ class Span:
 
     def traceparent(self) -> str:
         """The W3C traceparent header that makes work elsewhere a child of this span. Raises nothing."""
-        return format_traceparent(self.trace_id, self.id)
+        trace_id = self.trace_id
+        return format_traceparent(trace_id, self.id, getattr(getattr(self, "trace", None), "flags", SAMPLED))
+
+    def tracestate(self) -> str:
+        """The W3C tracestate header that goes with `traceparent()`: that of the request which began the trace, as it
+        came in; "" for none.
+        """
+        return getattr(getattr(self, "trace", None), "state", "")
 
     # -- what the span says of itself -------------------------------------------------------------------------------
 

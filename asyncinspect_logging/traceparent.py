@@ -1,4 +1,4 @@
-"""The `traceparent` header (W3C Trace Context, level 1, section 3.2): version-traceid-parentid-flags, in hex."""
+"""The headers `traceparent` and `tracestate` (W3C Trace Context, level 1, sections 3.2 and 3.3)."""
 
 from __future__ import annotations
 
@@ -6,35 +6,84 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["format_traceparent", "parse_parent", "parse_traceparent"]
+__all__ = ["SAMPLED", "Trace", "format_traceparent", "parse_parent", "parse_traceparent"]
 
 _FORM: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)
+#: The flag that says that the trace is recorded somewhere.
+SAMPLED: Final = 1
+#: The longest `tracestate` that is passed on (the recommendation asks for 512 characters), and its entries.
+_MAX_STATE: Final = 4096
+_MAX_ENTRIES: Final = 32
+#: `key=value`, as section 3.3.1 has it.
+_ENTRY: Final = re.compile(r"[a-z0-9][a-z0-9_\-*/@]{0,255}=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]")
 
 
-def format_traceparent(trace_id: str, span_id: str) -> str:
-    """The header value for a child elsewhere; the sampled flag is set, since nothing here samples what is counted."""
-    return f"00-{trace_id}-{span_id}-01"
+class Trace(str):
+    """The id of a trace that began elsewhere (32 hex digits), with what came along: the flags of its `traceparent`, and
+    its `tracestate` ("" for none). All spans in the trace share it, so it costs them nothing.
+    """
+
+    __slots__ = ("flags", "state")
+
+    flags: int
+    state: str
+
+    def __new__(cls, id: str, flags: int = SAMPLED, state: str = "") -> Trace:
+        self = super().__new__(cls, id)
+        self.flags = flags
+        self.state = state
+        return self
 
 
-def parse_traceparent(header: str) -> tuple[str, int] | None:
-    """(trace id in 32 hex digits, parent span id as a number), or None where the header is not a valid one."""
+def format_traceparent(trace_id: str, span_id: str, flags: int = SAMPLED) -> str:
+    """The header value for a child elsewhere. The sampled flag is set in traces that began here, since nothing here
+    samples what is counted.
+    """
+    return f"00-{trace_id}-{span_id}-{flags & SAMPLED:02x}"
+
+
+def parse_traceparent(header: str) -> tuple[Trace, int] | None:
+    """(trace, parent span id as a number), or None where the header is not a valid one."""
     match = _FORM.fullmatch(header.strip().lower())
     if match is None:
         return None
-    version, trace, parent, _flags, rest = match.groups()
+    version, trace, parent, flags, rest = match.groups()
     if version == "ff" or (version == "00" and rest) or not int(trace, 16) or not int(parent, 16):
         return None
-    return trace, int(parent, 16)
+    return Trace(trace, int(flags, 16)), int(parent, 16)
 
 
-def parse_parent(parent: str | bytes | Mapping[object, object]) -> tuple[str, int] | None:
-    """Like `parse_traceparent`, of a header value or of a mapping of headers, with names in any case, str or bytes."""
-    if isinstance(parent, Mapping):
-        for key, value in parent.items():
-            name = key.decode("latin-1") if isinstance(key, bytes) else key
-            if isinstance(name, str) and name.lower() == "traceparent":
-                if isinstance(value, list | tuple) and len(value) == 1:
-                    value = value[0]
-                return parse_parent(value) if isinstance(value, str | bytes) else None
-        return None
-    return parse_traceparent(parent.decode("latin-1") if isinstance(parent, bytes) else parent)
+def _parse_state(header: str) -> str:
+    """The value of a `tracestate` header as it is to be passed on; "" where it has to be dropped."""
+    if len(header) > _MAX_STATE:
+        return ""
+    entries = [entry for entry in map(str.strip, header.split(",")) if entry]
+    keys = {entry.partition("=")[0] for entry in entries}
+    if len(entries) > _MAX_ENTRIES or len(keys) < len(entries) or not all(map(_ENTRY.fullmatch, entries)):
+        return ""
+    return ",".join(entries)
+
+
+def _header(headers: Mapping[object, object], wanted: str) -> str | None:
+    for key, value in headers.items():
+        name = key.decode("latin-1") if isinstance(key, bytes) else key
+        if isinstance(name, str) and name.lower() == wanted:
+            if isinstance(value, list | tuple) and len(value) == 1:
+                value = value[0]
+            if isinstance(value, bytes):
+                return value.decode("latin-1")
+            return value if isinstance(value, str) else None
+    return None
+
+
+def parse_parent(parent: str | bytes | Mapping[object, object]) -> tuple[Trace, int] | None:
+    """Like `parse_traceparent`, of a header value or of a mapping of headers, with names in any case, str or bytes;
+    from those the `tracestate` comes along.
+    """
+    if not isinstance(parent, Mapping):
+        return parse_traceparent(parent.decode("latin-1") if isinstance(parent, bytes) else parent)
+    header = _header(parent, "traceparent")
+    found = None if header is None else parse_traceparent(header)
+    if found is not None:
+        found[0].state = _parse_state(_header(parent, "tracestate") or "")
+    return found
