@@ -85,9 +85,11 @@ class DrivenSpan(Span):
         return self
 
     @staticmethod
-    def make(name: str, coro_name: str, route: Route, fields: dict[str, Any] = _NO_FIELDS) -> DrivenSpan:
-        """A span that is not announced yet."""
-        span: DrivenSpan = _new(DrivenSpan)
+    def make(
+        name: str, coro_name: str, route: Route, fields: dict[str, Any] = _NO_FIELDS, kind: Any = None
+    ) -> DrivenSpan:
+        """A span that is not announced yet. kind: the class, if not this one."""
+        span: DrivenSpan = _new(kind or DrivenSpan)
         span.name = name
         span.coro_name = coro_name
         span.fields = fields
@@ -112,7 +114,9 @@ class DrivenSpan(Span):
         self._spawned_at = audience.clock.monotonic_ns()
         self.number = number = process.new_number()
         around = current.get() if context is None else context.get(current)
-        if around is None:
+        if self._parent is not INHERIT:
+            self._find_parent(around)
+        elif around is None:
             self.parent_number = 0
             self.trace = number
         elif around.outcome is None:

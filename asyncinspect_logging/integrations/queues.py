@@ -1,0 +1,103 @@
+"""Task queues: one span for each job, part of the trace of whoever put it into the queue. For arq, Celery and others
+like them; none of them is imported.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, TypeVar
+
+from ..driver import qualname_of
+from ..drivers import _arguments_of
+from ..routing import route_of
+from ..spans import INHERIT, LOGGER, current_span, span
+from .serving import ServedSpan, parent_of, serve
+
+__all__ = ["KEY", "job", "trace_headers"]
+
+#: The header, or the keyword argument, in which the trace context travels: https://www.w3.org/TR/trace-context/.
+KEY: Final = "traceparent"
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def trace_headers(headers: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """`headers` and the trace context of the current span, if there is one: what a job is to be sent with.
+
+    add.apply_async((1, 2), headers=trace_headers())          # Celery
+    await pool.enqueue_job("add", 1, 2, **trace_headers())    # arq
+    """
+    current = current_span()
+    return dict(headers or {}) | ({} if current is None else {KEY: current.traceparent()})
+
+
+def job(
+    function: _F | None = None,
+    /,
+    *,
+    name: str | None = None,
+    skip: Iterable[str] = ("ctx",),
+    fields: Mapping[str, Any] | None = None,
+    logger: Any = None,
+) -> Any:
+    """Decorate what a worker calls, `def` or `async def`: like `instrument`, or `span` of a function that is not async,
+    and continues the trace that came with the job: in a keyword argument `traceparent`, which the function does not get
+    unless it has a parameter of that name, or in the headers of the Celery task that is running. Put it below the
+    queue's own decorator.
+
+    name: default the qualified name of the function. skip: arguments that do not become fields; default the context
+    that arq hands over. fields: more fields. logger: as of `span`.
+    Raises TypeError for what is no function.
+    """
+    if function is None:
+        return functools.partial(job, name=name, skip=tuple(skip), fields=fields, logger=logger)
+    if not callable(function) or inspect.isclass(function):
+        raise TypeError(f"@job is for functions, not for {function!r}")
+    named: Any = function
+    while isinstance(named, functools.partial):
+        named = named.func
+    span_name = name or qualname_of(named)
+    parameters = inspect.signature(function).parameters.values()
+    takes = any(parameter.name == KEY for parameter in parameters)
+    arguments = _arguments_of(function, frozenset((*skip, KEY)))
+    more = dict(fields or {})
+    route = route_of(LOGGER if logger is None else logger)
+
+    def parent(kwargs: dict[str, Any]) -> Any:
+        header = kwargs.get(KEY) if takes else kwargs.pop(KEY, None)
+        if header is None:
+            header = _celery_header()
+        return parent_of(header) if isinstance(header, str) else INHERIT
+
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def async_job(*args: Any, **kwargs: Any) -> Any:
+            found = parent(kwargs)
+            served = ServedSpan.new(
+                span_name, span_name, route, {**arguments(args, kwargs), **more}, found, lambda error: error
+            )
+            return await serve(function(*args, **kwargs), served)
+
+        return async_job
+
+    @functools.wraps(function)
+    def sync_job(*args: Any, **kwargs: Any) -> Any:
+        found = parent(kwargs)
+        with span(span_name, logger=logger, parent=found, **{**arguments(args, kwargs), **more}):
+            return function(*args, **kwargs)
+
+    return sync_job
+
+
+def _celery_header() -> object:
+    """The header of the Celery task that is running in this thread, if one is."""
+    celery = sys.modules.get("celery")
+    task = None if celery is None else getattr(celery, "current_task", None)
+    if not task:
+        return None
+    request = task.request
+    return (getattr(request, "headers", None) or {}).get(KEY) or getattr(request, KEY, None)
