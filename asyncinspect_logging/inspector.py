@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat, starmap
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from . import clock as system_clock
 from . import opened, process
@@ -36,6 +36,9 @@ from .routing import Clock, Listener, deliver_held
 from .snapshot import Finding, Snapshot
 from .spans import Span
 from .summary import summarize
+
+if TYPE_CHECKING:
+    from .shared import SharedCounts
 
 __all__ = ["Inspector"]
 
@@ -89,6 +92,7 @@ class Inspector:
         # What spans of this process and front ends append to, in any thread, without a lock.
         self._told: deque[Any] = deque()
         self._inbox: deque[Any] = deque()
+        self._announce: Callable[[Any], None] = self._told.append
         # Re-entrant, and not alone: a finaliser or a signal handler may run in the middle of anything done under it.
         self._lock = threading.RLock()
         self._busy = False
@@ -120,11 +124,11 @@ class Inspector:
 
     def listener(self) -> Listener:
         """How spans of this process are announced here."""
-        return Listener(self._told.append, self.settle, self.clock)
+        return Listener(self._announce, self.settle, self.clock)
 
     def announce(self, span: Span) -> None:
         """A span of this process begins, its tally has grown, or it is over."""
-        self._told.append(span)
+        self._announce(span)
         if len(self._told) >= _BATCH:
             self.settle()
 
@@ -373,6 +377,21 @@ class Inspector:
             self._books = books
 
     # -- outliving the process ---------------------------------------------------------------------------------------
+
+    def share(self, folder: str) -> SharedCounts:
+        """Count the spans of this process in a file in `folder` too, as they begin and end, for other processes to
+        read: see `shared`. What spans that are open now come to is not in it.
+        """
+        from .shared import SharedCounts
+
+        shared = SharedCounts(
+            folder, lambda: self._books.bounds, self.config.max_names, self.snapshot(tasks=False).names
+        )
+        self._announce = shared.wrap(self._told.append)
+        # Routes look again at who hears when a level is set.
+        root = logging.getLogger()
+        root.setLevel(root.level)
+        return shared
 
     def checkpoint(self) -> dict[str, Any]:
         """Everything counted, and what is known of records, as plain values that JSON can hold: see `resume`. Of the

@@ -20,6 +20,7 @@ from . import scrape
 from .combine import combine
 from .exposition import Renderer
 from .families import Group
+from .multiprocess import Applications, Processes, join
 from .options import AllOptions, Options, check_buckets, check_label, check_seconds
 from .pages import PageMaker, Source, Updater
 from .server import MetricsServer, check_path
@@ -33,7 +34,7 @@ class _Sum:
     """Several sources as one."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
-        self._sources = sources
+        self.sources = self._sources = sources
         self.config = getattr(sources[0], "config", None)
 
     def snapshot(self, *, tasks: bool = True) -> Snapshot:
@@ -42,6 +43,10 @@ class _Sum:
     def add_duration_bounds(self, bounds: Sequence[float], /) -> None:
         for source in self._sources:
             source.add_duration_bounds(bounds)
+
+
+def _all_processes(source: Source) -> Processes | None:
+    return join(source.sources if isinstance(source, _Sum) else [source])
 
 
 def _default_inspector() -> Source:
@@ -68,6 +73,10 @@ class PrometheusExporter:
         the default ones are exact for tasks that end after the exporter was made; earlier ones count at the next
         default bound above theirs.
     name_label: how the label `name` is spelled, for example "task_name".
+
+    Where the environment variable PROMETHEUS_MULTIPROC_DIR names a folder, the pages are the sums over all processes
+    that have such an exporter there, always fresh; and a registry that is not given has the application's own metrics
+    of all processes in it.
 
     Raises ConfigError where an option cannot be used, or the registry already has the families.
     """
@@ -101,6 +110,15 @@ class PrometheusExporter:
         groups = [group for group, on in switches.items() if on]
         self._renderer = Renderer(groups, check_label(name_label), bounds)
         source = _default_inspector() if inspector is None else inspector
+        processes = _all_processes(source)
+        if processes is not None:
+            source = processes
+            # Any process may serve the next scrape, from which no older page may come.
+            interval = 0.0
+            if registry is None:
+                registry = CollectorRegistry()
+                registry.register(Applications(processes.folder))
+        self._shared = processes is not None
         config = getattr(source, "config", None) or Config()
         self._address: int | str = config.metrics_port if port is None else port
         #: The registry that holds this exporter; metrics registered there appear on its pages too.
@@ -166,11 +184,13 @@ class PrometheusExporter:
         """Call `update` at once and then every `seconds`, in a daemon thread, until `close`: scrapes are then served
         the latest page without waiting for one, though it is older than `update_interval`. A failed update is logged
         and counted in `errors`, and the next scrape tries for itself. Calling it again changes the interval. In the
-        child of a fork it goes on.
+        child of a fork it goes on. With PROMETHEUS_MULTIPROC_DIR it does nothing, since every page is fresh.
 
         Raises ConfigError unless `seconds` is a finite number above 0.
         """
         seconds = check_seconds("seconds", seconds, zero=False)
+        if self._shared:
+            return
         if self._updater is not None:
             if self._updater.seconds == seconds:
                 return

@@ -1,0 +1,345 @@
+"""One page for all processes of a service: any of them gives the sums over all.
+
+In a folder that they share, each process has a file that its spans are counted in (`shared`), and beside it one with
+whatever else it counts, written once a second and at its own scrapes. What a process has counted that is gone is added
+to one file for all that are gone, and its own files are deleted: the folder does not grow.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import Context
+from typing import Any, Final, NamedTuple
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from ..diagnostics import warn_once
+from ..errors import ConfigError
+from ..shared import COUNTS, NAMES, PREFIX, SharedCounts
+from ..snapshot import Snapshot
+from .totals import Corrupt, Totals, totals_of
+
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["VARIABLE", "Applications", "Processes", "join", "shared_folder"]
+
+#: Names the folder; prometheus_client has its files there too.
+VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+
+_STATE: Final = ".state"
+_LOCK: Final = "asyncinspect.lock"
+_ENDED: Final = "asyncinspect-ended."
+#: Seconds from one writing of the state to the next; and how many times longer than the writing itself takes.
+_EVERY: Final = 1.0
+_SPARING: Final = 50
+#: Times that a reading is begun again because something was added up meanwhile.
+_ATTEMPTS: Final = 100
+
+
+def shared_folder() -> str | None:
+    """The folder that PROMETHEUS_MULTIPROC_DIR names, or None. Raises ConfigError where it cannot be used."""
+    folder = os.environ.get(VARIABLE, "")
+    if not folder:
+        return None
+    fix = f"make the folder before the service starts, or unset {VARIABLE}"
+    if not os.path.isdir(folder):
+        raise ConfigError(f"{VARIABLE}={folder!r} is not a folder; {fix}")
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise ConfigError(f"{VARIABLE}={folder!r} cannot be written to; {fix}")
+    if sys.platform == "win32":
+        raise ConfigError(f"{VARIABLE}={folder!r}: this system has no flock(); unset {VARIABLE}")
+    return os.path.abspath(folder)
+
+
+class _Member:
+    """What an inspector of this process contributes."""
+
+    def __init__(self, folder: str, inspector: Any) -> None:
+        self._folder = folder
+        self._inspector = weakref.ref(inspector)
+        self._counts: SharedCounts = inspector.share(folder)
+        self._counts.begun = self._begin
+        self._writing = threading.Lock()
+
+    def _begin(self) -> None:
+        """The file of counts was made, here or in the child of a fork."""
+        self._writing = threading.Lock()
+        self._written = b""
+        self._pid = os.getpid()
+        thread = threading.Thread(target=Context().run, args=(self._run,), name="asyncinspect-shared", daemon=True)
+        # It cannot be started while Python shuts down; then there is nothing more to tell.
+        with suppress(RuntimeError):
+            thread.start()
+
+    def _run(self) -> None:
+        pid = self._pid
+        while True:
+            began = time.monotonic()
+            try:
+                if os.getpid() != pid or not self.write():
+                    return
+            except Exception as error:
+                warn_once("shared state", type(error).__qualname__, "the state could not be shared: %r", error)
+            time.sleep(max(_EVERY, _SPARING * (time.monotonic() - began)))
+
+    def write(self) -> bool:
+        """Write what is not in the counts; False if there is no inspector any more. Raises OSError."""
+        inspector = self._inspector()
+        if inspector is None:
+            return False
+        name = self._counts.id
+        with self._writing:
+            totals = totals_of(inspector.snapshot(tasks=False), self._counts.bounds)
+            if self._counts.refused:
+                totals.names = {}
+            data = totals.dump()
+            if data != self._written:
+                _replace(os.path.join(self._folder, f"{PREFIX}{name}{_STATE}"), data)
+                self._written = data
+        return True
+
+
+#: One for each inspector and folder: several exporters of an inspector count it once.
+_members: weakref.WeakKeyDictionary[Any, dict[str, _Member]] = weakref.WeakKeyDictionary()
+
+
+class _File(NamedTuple):
+    id: str
+    alive: bool
+    totals: Totals
+
+
+class Processes:
+    """The sum over all processes that share `folder`, this one's `inspectors` among them: a source for an exporter."""
+
+    def __init__(self, folder: str, inspectors: Sequence[Any]) -> None:
+        self.config = getattr(inspectors[0], "config", None)
+        self.folder = self._folder = folder
+        self._inspectors = tuple(inspectors)
+        self._members = [
+            _members.setdefault(inspector, {}).get(folder) or _join(folder, inspector) for inspector in inspectors
+        ]
+        limit = getattr(self.config, "max_names", None)
+        self._limit: int | None = limit
+        # The totals of those that are gone, by the number of their file; such a file never changes.
+        self._ended: tuple[int, Totals, frozenset[str]] = (0, Totals(), frozenset())
+
+    def add_duration_bounds(self, bounds: Sequence[float], /) -> None:
+        for inspector in self._inspectors:
+            inspector.add_duration_bounds(bounds)
+
+    def snapshot(self, *, tasks: bool = True) -> Snapshot:
+        """The sum over all processes. Tasks and findings are those of this process."""
+        for member in self._members:
+            # Before anything is read: whoever reads next must not see less.
+            member.write()
+        total = self._read().snapshot(time.time())
+        if tasks:
+            own = [inspector.snapshot() for inspector in self._inspectors]
+            total = total._replace(
+                tasks=tuple(task for snapshot in own for task in snapshot.tasks),
+                findings=tuple(finding for snapshot in own for finding in snapshot.findings),
+            )
+        return total
+
+    def _read(self) -> Totals:
+        """Everything in the folder: what is counted in several files at a time is read again."""
+        for attempt in range(_ATTEMPTS):
+            if attempt > 10:
+                time.sleep(0.01)
+            try:
+                serial, total, merged = self._read_ended()
+                files = [self._read_file(id) for id in self._ids() if id not in merged]
+            except FileNotFoundError:
+                continue  # added up and deleted meanwhile
+            if self._serial() != serial:
+                continue
+            dead = [file for file in files if not file.alive]
+            if dead and self._merge():
+                continue
+            total = total.copy()
+            for file in files:
+                total.add(file.totals)
+            return total
+        raise RuntimeError(f"{self._folder} changes too fast to be read")
+
+    # -- files of one process ----------------------------------------------------------------------------------------
+
+    def _ids(self) -> list[str]:
+        return [
+            name[len(PREFIX) : -len(COUNTS)]
+            for name in sorted(os.listdir(self._folder))
+            if name.startswith(PREFIX) and name.endswith(COUNTS)
+        ]
+
+    def _path(self, id: str, kind: str) -> str:
+        return os.path.join(self._folder, f"{PREFIX}{id}{kind}")
+
+    def _read_file(self, id: str) -> _File:
+        """Raises FileNotFoundError where it was deleted."""
+        descriptor = os.open(self._path(id, COUNTS), os.O_RDONLY | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                alive = False
+            except BlockingIOError:
+                alive = True
+            # The numbers first: of each name that has some, the name was written before.
+            counts = file.read()
+            # Written now and then, and so with more than is in the counts of long spans that are still open.
+            state = self._read_state(id)
+            with open(self._path(id, NAMES), "rb") as names:
+                lines = names.read()
+        try:
+            totals = Totals.from_counts(counts, lines)
+        except Corrupt as error:
+            self._tell(id + COUNTS, error)
+            totals = Totals()
+            totals.dropped["malformed"] = 0 if alive else 1
+        totals.raise_to(state)
+        if not alive:
+            totals.end()
+        return _File(id, alive, totals)
+
+    def _read_state(self, id: str) -> Totals:
+        try:
+            with open(self._path(id, _STATE), "rb") as file:
+                return Totals.load(file.read())
+        except FileNotFoundError:
+            return Totals()  # not written yet
+        except Corrupt as error:
+            self._tell(id + _STATE, error)
+            return Totals()
+
+    def _tell(self, name: str, error: Exception) -> None:
+        warn_once("shared file", name, "%s in %s is left out: %s", name, self._folder, error)
+
+    # -- those that are gone -----------------------------------------------------------------------------------------
+
+    def _serials(self) -> list[int]:
+        found = (name.removeprefix(_ENDED) for name in os.listdir(self._folder) if name.startswith(_ENDED))
+        return sorted(int(serial) for serial in found if serial.isdecimal() and len(serial) < 19)
+
+    def _serial(self) -> int:
+        return max(self._serials(), default=0)
+
+    def _read_ended(self) -> tuple[int, Totals, frozenset[str]]:
+        serial = self._serial()
+        if serial == self._ended[0]:
+            return self._ended
+        path = os.path.join(self._folder, f"{_ENDED}{serial}")
+        with open(path, "rb") as file:
+            data = file.read()
+        try:
+            totals, ids = Totals.load_with_ids(data)
+        except Corrupt as error:
+            self._tell(os.path.basename(path), error)
+            totals, ids = Totals(), frozenset()
+            totals.dropped["malformed"] = 1
+        self._ended = (serial, totals, ids)
+        return self._ended
+
+    def _merge(self) -> bool:
+        """Add up those that are gone; False where another process is at it, or this one may not."""
+        try:
+            with self._alone() as alone:
+                if alone:
+                    self._merge_alone()
+                return alone
+        except OSError as error:
+            warn_once("shared folder", self._folder, "what is over in %s cannot be added up: %s", self._folder, error)
+            return False
+
+    def _merge_alone(self) -> None:
+        serial, ended, merged = self._read_ended()
+        ended, there = ended.copy(), self._ids()
+        dead = []
+        for id in there:
+            if id not in merged:
+                file = self._read_file(id)
+                if not file.alive:
+                    ended.add(file.totals)
+                    dead.append(id)
+        ended.states.clear()
+        ended.memory.clear()
+        ended.limit(self._limit)
+        # First all at once, then what is in it goes; whoever comes in between knows by the ids.
+        gone = [*(id for id in there if id in merged), *dead]
+        _replace(os.path.join(self._folder, f"{_ENDED}{serial + 1}"), ended.dump(gone))
+        for old in self._serials():
+            if old <= serial:
+                with suppress(FileNotFoundError):
+                    os.unlink(os.path.join(self._folder, f"{_ENDED}{old}"))
+        for id in gone:
+            # The counts last: as long as they are there, the others are looked for.
+            for kind in (_STATE, NAMES, COUNTS):
+                with suppress(FileNotFoundError):
+                    os.unlink(self._path(id, kind))
+
+    @contextmanager
+    def _alone(self) -> Iterator[bool]:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        descriptor = os.open(os.path.join(self._folder, _LOCK), flags, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+        finally:
+            os.close(descriptor)
+
+
+def _join(folder: str, inspector: Any) -> _Member:
+    member = _members[inspector][folder] = _Member(folder, inspector)
+    return member
+
+
+def _replace(path: str, data: bytes) -> None:
+    """Write a file that is there as a whole or not at all. It need not outlast the machine."""
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+class Applications:
+    """A collector of the application's own metrics, which prometheus_client has in the same folder."""
+
+    def __init__(self, folder: str) -> None:
+        self._collector: Any = MultiProcessCollector(CollectorRegistry(), folder)  # type: ignore[no-untyped-call]
+
+    def collect(self) -> list[Metric]:
+        for _ in range(_ATTEMPTS):
+            try:
+                return list(self._collector.collect())
+            except (struct.error, FileNotFoundError):
+                time.sleep(0.01)  # a file that is being made, or was deleted meanwhile
+        return list(self._collector.collect())
+
+
+def join(sources: Sequence[Any]) -> Processes | None:
+    """The sum over all processes, if that is asked for and these are inspectors of this process. Raises ConfigError
+    where the folder cannot be used.
+    """
+    folder = shared_folder()
+    if folder is None or not all(getattr(inspector, "first_hand", False) for inspector in sources):
+        return None
+    return Processes(folder, sources)
