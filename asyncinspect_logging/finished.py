@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat, starmap
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from . import clock as system_clock
+from . import process
 from .errors import ConfigError
 from .snapshot import TaskView
+from .spans import INHERIT
 from .states import OUTCOMES
 from .told import ToldSpan
 from .views import task_view
 
 if TYPE_CHECKING:
     from .placing import Placing
+    from .retention import Note
     from .routing import Clock
 
-__all__ = ["WAITING", "Finished", "FinishedTask"]
+__all__ = ["WAITING", "Finished", "FinishedSpan", "FinishedTask"]
 
 #: Tasks that wait for their reader.
 WAITING: Final = 50_000
@@ -32,6 +35,40 @@ class FinishedTask(NamedTuple):
     view: TaskView
     started_ns: int
     ended_ns: int
+
+
+class FinishedSpan(NamedTuple):
+    """A task as plain as can be, for who passes on many of them: made in a fifth of the time of a `TaskView`, whose
+    fields have the same names here. Ids are numbers (0 for no parent), and `trace` is the id in hex, with flags and
+    state where it came from elsewhere (`traceparent.Trace`). Times are in ns, `started` and `ended` Unix times; `ended` is 0
+    of a task that goes on, and `outcome` None. `remote`: the parent came with a request. `notes` are its timeline entries: Unix time in ns, kind, text.
+    """
+
+    id: int
+    parent: int
+    trace: str
+    name: str
+    state: str
+    outcome: str | None
+    spawned: int
+    started: int
+    ended: int
+    fields: Mapping[str, Any]
+    polls: int
+    wakes: int
+    self_wakes: int
+    busy: int
+    scheduled: int
+    max_poll: int
+    stepped: bool
+    task: str | None
+    thread: int | None
+    at: str | None
+    error: Mapping[str, Any] | None
+    links: tuple[str, ...]
+    parent_closed: bool
+    remote: bool
+    notes: tuple[tuple[int, str, str], ...]
 
 
 class Finished:
@@ -64,16 +101,7 @@ class Finished:
 
     def take(self, count: int | None = None) -> list[FinishedTask]:
         """The oldest `count` of the tasks that were not taken yet; None: all. The application goes on meanwhile."""
-        tasks: list[Any] = []
-        notes: dict[int, list[Any]] = {}
-
-        def look(placing: Placing) -> None:
-            most = len(self._waiting) if count is None else min(count, len(self._waiting))
-            tasks.extend(starmap(self._waiting.popleft, repeat((), most)))
-            if tasks:
-                notes.update(placing.books.retention.notes_by_span())
-
-        self._enter(look)
+        tasks, notes = self._take(count)
         now = self._clock.monotonic_ns()
         offset = system_clock.wall_ns(0, self._clock)
         found = []
@@ -82,6 +110,39 @@ class Finished:
             view = task_view(task, OUTCOMES[task.outcome], now, notes.get(task.number, ()), offset)
             found.append(FinishedTask(view, (task.entered_at or task.spawned_at) + own, task.exited_at + own))
         return found
+
+    def take_spans(self, count: int | None = None) -> list[FinishedSpan]:
+        """Like `take`, as `FinishedSpan`."""
+        tasks, notes = self._take(count)
+        offset = system_clock.wall_ns(0, self._clock)
+        return [finished_span(task, offset, notes.get(task.number, ())) for task in tasks]
+
+    def live_spans(self) -> list[FinishedSpan]:
+        """The tasks that are not over, as far as the inspector knows, the oldest first."""
+        tasks: list[Any] = []
+        notes: dict[int, list[Note]] = {}
+
+        def look(placing: Placing) -> None:
+            placing.complete()
+            tasks.extend(task for task in placing.books.live.values() if task.outcome is None)
+            notes.update(placing.books.retention.notes_by_span())
+
+        self._enter(look)
+        offset = system_clock.wall_ns(0, self._clock)
+        return [finished_span(task, offset, notes.get(task.number, ())) for task in tasks]
+
+    def _take(self, count: int | None) -> tuple[list[Any], dict[int, list[Note]]]:
+        tasks: list[Any] = []
+        notes: dict[int, list[Note]] = {}
+
+        def look(placing: Placing) -> None:
+            most = len(self._waiting) if count is None else min(count, len(self._waiting))
+            tasks.extend(starmap(self._waiting.popleft, repeat((), most)))
+            if tasks:
+                notes.update(placing.books.retention.notes_by_span({task.number for task in tasks}))
+
+        self._enter(look)
+        return tasks, notes
 
     def close(self) -> None:
         """Take no more. May be repeated."""
@@ -97,3 +158,52 @@ class Finished:
         """In the child of a fork: what is here, the parent passes on."""
         self._waiting.clear()
         self.dropped = 0
+
+
+_STATES: Final = {outcome: state.value for outcome, state in OUTCOMES.items()}
+_no_notes: Final[tuple[tuple[int, str, str], ...]] = ()
+
+
+def finished_span(task: Any, offset: int, notes: Sequence[Note] = ()) -> FinishedSpan:
+    """`task`: a span of this process or a told one, over or not. `offset`: from monotonic to Unix time, in ns."""
+    tally, outcome = task.tally, task.outcome
+    if isinstance(task, ToldSpan):
+        offset, stepped = task.wall_offset, task.stepped
+        parent, remote = int(task.parent_id or "0", 16), False
+    else:
+        stepped, parent = tally is not None, task.parent_number
+        remote = bool(parent) and task._parent is not INHERIT and isinstance(task._parent, str | bytes | Mapping)
+    trace = task.trace
+    spawned, entered = task.spawned_at, task.entered_at
+    if tally is None:
+        polls, wakes, self_wakes, busy, scheduled, max_poll = 1, 0, 0, 0, 0, 0
+    else:
+        polls, wakes, self_wakes = tally.polls if entered else 0, tally.wakes, tally.self_wakes
+        busy, scheduled, max_poll = tally.busy, tally.scheduled, tally.max_poll
+    return FinishedSpan(
+        task.number,
+        parent,
+        trace if isinstance(trace, str) else process.trace_id(trace),
+        task.name,
+        "pending" if outcome is None else _STATES[outcome],
+        outcome,
+        spawned + offset,
+        (entered or spawned) + offset,
+        task.exited_at + offset if outcome is not None else 0,
+        task.fields,
+        polls,
+        wakes,
+        self_wakes,
+        busy,
+        scheduled,
+        max_poll,
+        stepped,
+        task.task_name,
+        task.thread,
+        task.at,
+        None if outcome is None or outcome == "completed" else getattr(task, "error", None),
+        task.links,
+        task.parent_closed,
+        remote,
+        tuple([(note.wall, note.kind, note.detail) for note in notes]) if notes else _no_notes,
+    )

@@ -170,7 +170,7 @@ def payload_of_span(record: SpanRecord) -> dict[str, Any]:
         if span.parent_id is not None:
             payload["parent"] = span.parent_id
         if span.links:
-            payload["links"] = list(span.links)
+            payload["links"] = list(map(str, span.links))
         if span.parent_closed:
             payload["parent_closed"] = True
         if record.of_task is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from itertools import repeat, starmap
 from typing import Any, Final, NamedTuple
 
@@ -119,10 +119,12 @@ class Retention:
         on = text_of(record.on, self._max_length) if isinstance(record.on, str) else ""
         return Note(record.wall, int(record.id, 16), record.kind, on)
 
-    def notes_by_span(self) -> dict[int, list[Note]]:
+    def notes_by_span(self, only: Container[int] | None = None) -> dict[int, list[Note]]:
+        """The notes, by number of the span; `only`: those of these."""
         found: dict[int, list[Note]] = {}
         for note in self.notes:
             if note.__class__ is not Note:
                 note = self.note_of(note)
-            found.setdefault(note.number, []).append(note)
+            if only is None or note.number in only:
+                found.setdefault(note.number, []).append(note)
         return found

@@ -24,7 +24,7 @@ from .opened import asyncio_task, open_of, other_task
 from .records import SpanRecord
 from .routing import DEFAULT_POLICY, Audience, Route, delivering, route_of
 from .steps import Tally, end_part, stepping, unpack
-from .traceparent import SAMPLED, format_traceparent, parse_parent
+from .traceparent import SAMPLED, SpanId, format_traceparent, parse_parent
 
 __all__ = ["INHERIT", "LOGGER", "Span", "annotate", "current", "current_span", "span"]
 
@@ -621,7 +621,7 @@ def span(
     logger: a stdlib or structlog logger whose handlers or processors hear of the span. Default: "asyncinspect".
     parent: a Span, a traceparent header, a mapping with one (such as request headers), or None for a new root;
         by default the span that is current.
-    links: spans, or their ids, that this one has to do with.
+    links: spans, or their ids or traceparent headers, that this one has to do with.
     fields: any further keywords, kept as the span's own data. Values are cut and secrets redacted on enter.
 
     Raises TypeError where the name is missing. Of anything else that cannot be used, a warning is logged.
@@ -658,7 +658,7 @@ def _name_of(name: object) -> str:
 def _link_ids(links: Iterable[Span | str]) -> tuple[str, ...]:
     try:
         given = (links,) if isinstance(links, Span | str) else tuple(links or ())
-        return tuple(link.id if isinstance(link, Span) else str(link) for link in given)
+        return tuple(SpanId(link.id, link.trace_id) if isinstance(link, Span) else str(link) for link in given)
     except Exception as error:
         warn_once(
             "bad links",

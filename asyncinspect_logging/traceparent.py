@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["SAMPLED", "Trace", "format_traceparent", "parse_parent", "parse_traceparent"]
+__all__ = ["SAMPLED", "SpanId", "Trace", "format_traceparent", "parse_parent", "parse_traceparent"]
 
 _FORM: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)
 #: The flag that says that the trace is recorded somewhere.
@@ -15,7 +15,9 @@ SAMPLED: Final = 1
 _MAX_STATE: Final = 4096
 _MAX_ENTRIES: Final = 32
 #: `key=value`, as section 3.3.1 has it.
-_ENTRY: Final = re.compile(r"[a-z0-9][a-z0-9_\-*/@]{0,255}=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]")
+_ENTRY: Final = re.compile(
+    r"[a-z0-9][a-z0-9_\-*/@]{0,255}=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
+)
 
 
 class Trace(str):
@@ -32,6 +34,19 @@ class Trace(str):
         self = super().__new__(cls, id)
         self.flags = flags
         self.state = state
+        return self
+
+
+class SpanId(str):
+    """The id of a span (16 hex digits) that knows its trace's id (32), or "" where that is not known."""
+
+    __slots__ = ("trace",)
+
+    trace: str
+
+    def __new__(cls, id: str, trace: str = "") -> SpanId:
+        self = super().__new__(cls, id)
+        self.trace = trace
         return self
 
 

@@ -67,7 +67,7 @@ def task_view(
         waiting_on=waiting_on,
         waiting_since=None if since is None else since / _NS,
         await_chain=where.await_chain,
-        links=task.links,
+        links=tuple(map(str, task.links)) if task.links else (),
         parent_closed=task.parent_closed,
         events=tuple(events),
         awaiting=where.awaiting,
