@@ -230,7 +230,8 @@ class _WebSocket(_Exchange):
         message = await self._receive()
         if message["type"] == "websocket.disconnect" and not self.complete:
             self.code = message.get("code") or 1005
-            self.gone = self.code not in CLOSED
+            # Uvicorn says 1005 of a connection that was lost, too, but then without a reason.
+            self.gone = self.code not in CLOSED or (self.code == 1005 and "reason" not in message)
             self.complete = True
         return message
 

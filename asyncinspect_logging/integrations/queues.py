@@ -86,8 +86,9 @@ def job(
 
     @functools.wraps(function)
     def sync_job(*args: Any, **kwargs: Any) -> Any:
-        found = parent(kwargs)
-        with span(span_name, logger=logger, parent=found, **{**arguments(args, kwargs), **more}):
+        work = span(span_name, logger=logger, parent=parent(kwargs))
+        work.record(**{**arguments(args, kwargs), **more})
+        with work:
             return function(*args, **kwargs)
 
     return sync_job

@@ -48,9 +48,8 @@ class Resolver:
         Of a method that the route does not have, and of a path that is redirected to the one with (or without) the
         slash at its end, it is the template of that route. Raises what a route of the application's own raises.
         """
-        litestar = scope.get("path_template")
-        if litestar is not None and "litestar_app" in scope:
-            return str(litestar)  # inside of Litestar, which has found it
+        if "path_template" in scope and "litestar_app" in scope:
+            return _litestar_template(scope["path_template"], scope["route_handler"])  # inside of Litestar
         if "router" in scope:
             # Inside of a mounted app, or of a router: again from the outermost router on.
             router, root = scope["router"], scope.get("app_root_path")
@@ -103,9 +102,17 @@ def _of_litestar(app: Any, scope: Scope) -> str | None:
     if root := scope.get("root_path"):
         path = path.split(root, maxsplit=1)[-1]
     try:
-        return str(app.asgi_router.handle_routing(path=normalize_path(path), method=scope.get("method"))[4])
+        found = app.asgi_router.handle_routing(path=normalize_path(path), method=scope.get("method"))
     except HTTPException:
         return None
+    return _litestar_template(found[4], found[1])
+
+
+def _litestar_template(template: str, handler: Any) -> str:
+    if not getattr(handler, "is_mount", False):
+        return template or "/"
+    # Of what is mounted, Litestar tells the template of its own root.
+    return f"{min(handler.paths, key=len).rstrip('/')}/{{path}}" if handler.paths else template
 
 
 class _Entry(NamedTuple):
