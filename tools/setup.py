@@ -8,8 +8,8 @@ Run by the Python that the environment is to be made from:
 2. the dependencies, whenever pyproject.toml asks for others than were installed last;
 3. the package, built as a wheel and installed from it whenever a source file changed, so that tests import what a
    user would install and never the folder beside them;
-4. Prometheus, and Node.js for the checkers that are written for it, by the system's package manager, where they are
-   missing and may be installed.
+4. Prometheus and the other servers that tests send to, and Node.js for what is written for it, by the system's package
+   manager, where they are missing and may be installed; and that, from npm.
 
 Each step leaves a stamp holding a digest of what it was made from. Standard library only: nothing is installed yet.
 """
@@ -34,7 +34,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "asyncinspect_logging"
 #: What tests and the demo run, and the Debian package that has it.
-PROGRAMS = {"prometheus": "prometheus", "node": "nodejs"}
+PROGRAMS = {
+    "prometheus": "prometheus",
+    "node": "nodejs",
+    "npm": "npm",
+    "prometheus-pushgateway": "prometheus-pushgateway",
+    "collectd": "collectd-core",
+}
+#: What they run in Node.js, by package and version.
+NODE_PACKAGES = {"statsd": "0.9.0"}
 
 
 def say(text: str) -> None:
@@ -142,7 +150,9 @@ def digest(*parts: Any) -> str:
 def install_programs() -> None:
     """Install the programs that are missing. Not being able to is not an error here: the demo can do without, and the
     tests that cannot say so themselves."""
-    missing = {program: package for program, package in PROGRAMS.items() if not shutil.which(program)}
+    # Servers are not on every user's path.
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
+    missing = {program: package for program, package in PROGRAMS.items() if not shutil.which(program, path=path)}
     if not missing:
         return
     names = " and ".join(missing)
@@ -163,8 +173,39 @@ def install_programs() -> None:
             check=False,
         )
     for program in missing:
-        if not shutil.which(program):
+        if not shutil.which(program, path=path):
             say(f"{program} could not be installed")
+
+
+def install_node_packages() -> None:
+    """Install what is missing from npm, without running anything of it. Not being able to is not an error here either."""
+    folder = ROOT / ".cache" / "node"
+    wanted = [f"{name}@{version}" for name, version in NODE_PACKAGES.items()]
+    stamp = folder / ".stamp"
+    if shutil.which("npm") is None or (stamp.exists() and stamp.read_text("utf-8") == "\n".join(wanted)):
+        return
+    say(f"installing {' and '.join(wanted)} for Node.js")
+    folder.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        [
+            "npm",
+            "install",
+            "--prefix",
+            str(folder),
+            "--ignore-scripts",
+            "--no-save",
+            "--no-audit",
+            "--no-fund",
+            *wanted,
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr,
+        check=False,
+    )
+    if done.returncode:
+        say("they could not be installed")
+    else:
+        stamp.write_text("\n".join(wanted), "utf-8")
 
 
 def main() -> None:
@@ -172,7 +213,9 @@ def main() -> None:
     parser.add_argument("--venv", type=Path, default=Path(".venv"), help="folder of the virtual environment")
     parser.add_argument("--group", action="append", default=[], help="dependency group of pyproject.toml to install")
     parser.add_argument("--extra", action="append", default=[], help="extra of the package to install with it")
-    parser.add_argument("--programs", action="store_true", help="install Prometheus and Node.js where they are missing")
+    parser.add_argument(
+        "--programs", action="store_true", help="install the servers that tests send to, where they are missing"
+    )
     options = parser.parse_args()
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
@@ -183,6 +226,7 @@ def main() -> None:
         environment.install_package(project, options.extra)
         if options.programs:
             install_programs()
+            install_node_packages()
 
 
 if __name__ == "__main__":
