@@ -178,7 +178,7 @@ def install_programs() -> None:
 
 
 def install_node_packages() -> None:
-    """Install what is missing from npm, without running anything of it. Not being able to is not an error here either."""
+    """Install what is missing from npm, and run nothing of it. Not being able to is not an error here either."""
     folder = ROOT / ".cache" / "node"
     wanted = [f"{name}@{version}" for name, version in NODE_PACKAGES.items()]
     stamp = folder / ".stamp"
