@@ -246,6 +246,8 @@ class SharedCounts:
         """A span begins, its tally has grown, or it is over; or else it is a notice. Raises nothing, never waits."""
         if span.number != NO_SPAN:
             over = span.outcome is not None
+            # To be told of its end, which may come before its beginning is counted.
+            span.listed = True
             if not self._late and self._lock.acquire(False):
                 try:
                     self._count(span, over)
@@ -289,8 +291,6 @@ class SharedCounts:
         slot = file.slots.get(span.name)
         if slot is None:
             slot = self._slot_of(span.name)
-        # To be told of its end.
-        span.listed = True
         self._open[number] = slot
         cells = file.cells
         tally = span if span.__class__ is DrivenSpan else span.tally

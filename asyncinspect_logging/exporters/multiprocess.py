@@ -44,6 +44,8 @@ _EVERY: Final = 1.0
 _SPARING: Final = 50
 #: Times that a reading is begun again because something was added up meanwhile.
 _ATTEMPTS: Final = 100
+#: Seconds after which nobody is still making a file.
+_MAKING: Final = 60
 
 
 def shared_folder() -> str | None:
@@ -285,6 +287,19 @@ class Processes:
             for kind in (_STATE, NAMES, COUNTS):
                 with suppress(FileNotFoundError):
                     os.unlink(self._path(id, kind))
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Delete what processes left that were killed while they made a file: that takes some milliseconds."""
+        there = set(self._ids())
+        for name in os.listdir(self._folder):
+            stem, kind = os.path.splitext(name.removeprefix(PREFIX))
+            half_made = name.startswith(f".{PREFIX}")
+            alone = name.startswith(PREFIX) and kind in (NAMES, _STATE) and stem not in there
+            path = os.path.join(self._folder, name)
+            with suppress(FileNotFoundError):
+                if (half_made or alone) and time.time() - os.stat(path).st_mtime > _MAKING:
+                    os.unlink(path)
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:

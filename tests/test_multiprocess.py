@@ -1,0 +1,659 @@
+"""Counts of several processes in one folder: each to the last span of one that was killed, and none of them twice."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from asyncinspect_logging import Config, Inspector, instrument, span
+from asyncinspect_logging.errors import ConfigError
+from asyncinspect_logging.exporters.multiprocess import Processes
+from asyncinspect_logging.exporters.prometheus import PrometheusExporter
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no flock()")
+if sys.platform != "win32":
+    from asyncinspect_logging.exporters.totals import Corrupt, Totals, totals_of
+
+#: What a process of its own begins with. It does as it is told, line by line, and says when it is done.
+PROGRAM = """
+import asyncio, logging, os, signal, sys
+from asyncinspect_logging import AsyncInspectHandler, Inspector, instrument, span
+from asyncinspect_logging.exporters.prometheus import PrometheusExporter
+logging.getLogger("asyncinspect").addHandler(AsyncInspectHandler())
+
+def spans(count, name="job"):
+    for _ in range(count):
+        with span(name):
+            pass
+
+exporter = PrometheusExporter()
+print("ready", flush=True)
+for line in sys.stdin:
+    exec(line)
+    print("done", flush=True)
+"""
+
+
+class Process:
+    """A process that shares the folder."""
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        self.popen = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder)} | environment,
+        )
+        assert self._line() == "ready"
+
+    def _line(self) -> str:
+        assert self.popen.stdout is not None
+        return self.popen.stdout.readline().strip()
+
+    def do(self, line: str) -> None:
+        assert self.popen.stdin is not None
+        self.popen.stdin.write(line + "\n")
+        self.popen.stdin.flush()
+        assert self._line() == "done"
+
+    def kill(self) -> None:
+        self.popen.kill()
+        self.popen.communicate()
+
+    def end(self) -> None:
+        self.popen.communicate()
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    started: list[Process] = []
+
+    def start(**environment: str) -> Process:
+        started.append(Process(tmp_path, **environment))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.kill()
+
+
+@pytest.fixture
+def exporter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listen: Callable[..., Inspector]) -> PrometheusExporter:
+    """One of this process, which shares the folder."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    return PrometheusExporter(listen())
+
+
+def numbers(page: str) -> dict[str, float]:
+    return {key: float(value) for key, value in re.findall(r"^([a-z][^#\n]*) ([^ \n]+)$", page, re.M)}
+
+
+def count(page: str, what: str = "tasks_completed_total", name: str = "job") -> float:
+    return numbers(page).get(f'async_inspect_{what}{{name="{name}"}}', 0.0)
+
+
+def own_counts(folder: Path) -> Totals:
+    """What stands in the file of this process."""
+    (path,) = folder.glob(f"asyncinspect-{os.getpid()}-*.counts")
+    return Totals.from_counts(path.read_bytes(), path.with_suffix(".names").read_bytes())
+
+
+def spans(number: int, name: str = "job") -> None:
+    for _ in range(number):
+        with span(name):
+            pass
+
+
+async def all_kinds() -> None:
+    """Spans of every kind and outcome."""
+
+    async def job(seconds: float, error: type[BaseException] | None = None) -> None:
+        with span("inner"):
+            await asyncio.sleep(seconds)
+        if error is not None:
+            raise error
+
+    plain = [asyncio.create_task(job(0.001)) for _ in range(5)]
+    driven = [asyncio.create_task(instrument(job(0.001), name="driven")) for _ in range(5)]
+    failing = [asyncio.create_task(instrument(job(0, ValueError), name="failing")) for _ in range(3)]
+    endless = [asyncio.create_task(instrument(job(60), name="endless")) for _ in range(2)]
+    # Cancelled before the first step, and while it waits.
+    endless.append(asyncio.create_task(instrument(job(60), name="endless")))
+    endless[-1].cancel()
+    await asyncio.wait([*plain, *driven, *failing])
+    for task in endless:
+        task.cancel()
+    await asyncio.wait(endless)
+
+    async def items() -> Any:
+        with span("items"):
+            yield 1
+            yield 2
+
+    async for _ in items():
+        break
+    with span("slow"):
+        await asyncio.sleep(0.012)
+
+
+def test_the_file_has_what_the_inspector_has(tmp_path: Path, exporter: PrometheusExporter) -> None:
+    """Each number of each name, whatever became of the spans."""
+    asyncio.run(all_kinds())
+    gc.collect()
+    expected = totals_of(exporter._pages._source._inspectors[0].snapshot(), own_counts(tmp_path).bounds)  # type: ignore
+    found = own_counts(tmp_path)
+    # In the file the polls of plain spans are not counted one by one.
+    views = found.snapshot(0.0).names
+    assert totals_of(found.snapshot(0.0), found.bounds).names == expected.names
+    assert {view.live for view in views.values()} == {0}
+    assert views["endless"].cancelled == 3
+    assert views["failing"].failed == 3
+    assert views["driven"].polls == 10
+
+
+def test_pages_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listen: Callable[..., Inspector]) -> None:
+    """A page of one process alone is that without a folder, to the byte, but for what memory is used."""
+    inspector = listen()
+    asyncio.run(all_kinds())
+    alone = PrometheusExporter(inspector, memory_metrics=False)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    # What was counted before it was made, too.
+    shared = PrometheusExporter(inspector, memory_metrics=False)
+    asyncio.run(all_kinds())
+    for openmetrics in (False, True):
+        expected = alone.gather(openmetrics=openmetrics).splitlines()
+        assert sorted(shared.gather(openmetrics=openmetrics).splitlines()) == sorted(expected)
+
+
+def test_sums(process: Callable[..., Process], exporter: PrometheusExporter) -> None:
+    """Any of them gives the sum over all of them, at once."""
+    one, other = process(), process()
+    spans(3)
+    one.do("spans(10)")
+    other.do("spans(200)")
+    assert count(exporter.gather()) == 213
+    one.do("assert 'tasks_completed_total{name=\"job\"} 213.0' in exporter.gather()")
+    spans(1)
+    one.do("assert 'tasks_completed_total{name=\"job\"} 214.0' in exporter.gather()")
+
+
+def test_killed(tmp_path: Path, process: Callable[..., Process], exporter: PrometheusExporter) -> None:
+    """SIGKILL takes nothing along: what was over counts, what was open was interrupted, and gauges are gone."""
+    one = process()
+    one.do("spans(1000)")
+    one.do("open = span('open'); open.__enter__(); other = span('open'); other.__enter__()")
+    page = exporter.gather()
+    # The state of a process is written once a second; this is not waited for.
+    assert count(page) == 1000
+    assert count(page, "tasks_total", "open") == 2
+    one.do("spans(500)")
+    one.kill()
+    for _ in range(3):
+        now = numbers(exporter.gather())
+        assert now['async_inspect_tasks_completed_total{name="job"}'] == 1500
+        assert now['async_inspect_tasks_cancelled_total{name="open"}'] == 2
+        assert now['async_inspect_tasks_total{name="open"}'] == 2
+        assert now["async_inspect_active_tasks"] == 0
+        assert now['async_inspect_events_total{type="drop"}'] == 1502
+        assert now['async_inspect_task_duration_seconds_count{name="job",state="completed"}'] == 1500
+        assert 'async_inspect_task_duration_seconds_count{name="open",state="cancelled"}' not in now
+    assert sorted(re.sub(r"-\d+-\w+", "", path.name) for path in tmp_path.iterdir()) == [
+        "asyncinspect-ended.1",
+        "asyncinspect.counts",
+        "asyncinspect.lock",
+        "asyncinspect.names",
+        "asyncinspect.state",
+    ]
+
+
+def test_gauges_of_the_living(process: Callable[..., Process], exporter: PrometheusExporter) -> None:
+    """Spans that are open in any process are active, as its state says, and its own scrape is up to date."""
+    one = process()
+    one.do("open = span('open'); open.__enter__()")
+    one.do("assert 'active_tasks 1.0' in exporter.gather()")
+    assert numbers(exporter.gather())["async_inspect_active_tasks"] == 1
+    one.kill()
+    assert numbers(exporter.gather())["async_inspect_active_tasks"] == 0
+
+
+def test_many_lives(tmp_path: Path, process: Callable[..., Process], exporter: PrometheusExporter) -> None:
+    """The folder does not grow with the processes that were, and an end by itself is no other than a kill."""
+    for number in range(3):
+        one = process()
+        one.do("spans(5)")
+        one.kill() if number % 2 else one.end()
+        assert count(exporter.gather()) == 5 * (number + 1)
+        assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_killed_while_adding_up(tmp_path: Path, process: Callable[..., Process], exporter: PrometheusExporter) -> None:
+    """What is in the file of those that are gone, and still has its own files, counts once, and these are deleted."""
+    one = process()
+    one.do("spans(5); exporter.gather()")
+    one.kill()
+    saved = {path: path.read_bytes() for path in tmp_path.glob(f"asyncinspect-{one.popen.pid}-*")}
+    assert len(saved) == 3
+    assert count(exporter.gather()) == 5
+    # As if whoever added them up had been killed before it deleted them.
+    for path, data in saved.items():
+        path.write_bytes(data)
+    assert count(exporter.gather()) == 5
+    other = process()
+    other.do("spans(7)")
+    other.kill()
+    for _ in range(2):
+        assert count(exporter.gather()) == 12
+    assert not [path for path in saved if path.exists()]
+
+
+def test_left_behind(tmp_path: Path, process: Callable[..., Process], exporter: PrometheusExporter) -> None:
+    """What a process left that was killed while it made its files goes with the next one that is added up."""
+    names = [
+        ".asyncinspect-1-a.counts",
+        ".asyncinspect-1-a.state.1",
+        "asyncinspect-1-a.names",
+        "asyncinspect-1-a.state",
+    ]
+    others = ["asyncinspect-2-b.names", "of.another"]
+    for name in [*names, *others]:
+        (tmp_path / name).touch()
+    for name in [*names, "of.another"]:
+        os.utime(tmp_path / name, (0, 0))
+    one = process()
+    one.do("spans(5)")
+    one.kill()
+    assert count(exporter.gather()) == 5
+    assert [name for name in [*names, *others] if (tmp_path / name).exists()] == others
+
+
+def test_a_page_while_somebody_else_adds_up(
+    tmp_path: Path, process: Callable[..., Process], exporter: PrometheusExporter
+) -> None:
+    """It waits for nobody: what is gone is read from its own files until it was added up."""
+    import fcntl
+
+    one = process()
+    one.do("spans(5); open = span('job'); open.__enter__()")
+    one.kill()
+    with (tmp_path / "asyncinspect.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for _ in range(2):
+            page = exporter.gather()
+            assert count(page) == 5
+            assert count(page, "tasks_cancelled_total") == 1
+    assert count(exporter.gather(), "tasks_cancelled_total") == 1
+
+
+def test_scrapes_in_all_of_them_at_once(process: Callable[..., Process], exporter: PrometheusExporter) -> None:
+    """While some are killed, nobody's page falls or counts anything twice."""
+    scrapers = [process() for _ in range(2)]
+    code = "import re, time; end, seen = time.monotonic() + 1.0, []"
+    code += "; find = re.compile('completed_total.*job.* (.*)').search"
+    code += "; exec('while time.monotonic() < end: seen.append(float((find(exporter.gather()) or [0, 0])[1]))')"
+    code += "; assert seen == sorted(seen), seen"
+    for one in scrapers:
+        assert one.popen.stdin is not None
+        one.popen.stdin.write(code + "\n")
+        one.popen.stdin.flush()
+    total = 0
+    for _ in range(4):
+        victim = process()
+        victim.do("spans(100)")
+        victim.kill()
+        total += 100
+        assert count(exporter.gather()) == total
+    for one in scrapers:
+        assert one._line() == "done"
+        one.do(f"assert 'tasks_completed_total{{name=\"job\"}} {total}.0' in exporter.gather()")
+
+
+def test_fork(tmp_path: Path, exporter: PrometheusExporter) -> None:
+    """The child begins at zero in a file of its own, and the parent's goes on."""
+    spans(5)
+    assert count(exporter.gather()) == 5
+    pid = os.fork()
+    if not pid:
+        try:
+            spans(20)
+            assert count(exporter.gather()) == 25
+            os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    assert count(exporter.gather()) == 25
+    spans(1)
+    assert count(exporter.gather()) == 26
+    assert own_counts(tmp_path).names["job"][0] == 6
+
+
+def test_open_while_forked(exporter: PrometheusExporter) -> None:
+    """A span that is open over a fork is the parent's."""
+    with span("outer"):
+        pid = os.fork()
+        if not pid:
+            spans(1)
+            os._exit(0)
+        os.waitpid(pid, 0)
+    page = exporter.gather()
+    assert count(page, "tasks_total", "outer") == count(page, "tasks_completed_total", "outer") == 1
+    assert count(page) == 1
+
+
+def test_threads(tmp_path: Path, exporter: PrometheusExporter) -> None:
+    """No span of several threads is lost, though none of them waits for another."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=spans, args=(3000,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert own_counts(tmp_path).snapshot(0.0).names["job"].completed == 12_000
+    assert count(exporter.gather()) == 12_000
+
+
+def test_two_handlers_and_two_exporters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listen: Callable[..., Inspector]
+) -> None:
+    """Count nothing twice."""
+    from asyncinspect_logging import AsyncInspectHandler
+
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    inspector = listen()
+    listen(handler=lambda _: AsyncInspectHandler(inspector))
+    exporters = [PrometheusExporter(inspector), PrometheusExporter(inspector, name_label="task_name")]
+    asyncio.run(instrument(all_kinds(), name="all"))
+    spans(10)
+    assert count(exporters[0].gather()) == 10
+    assert 'tasks_completed_total{task_name="job"} 10.0' in exporters[1].gather()
+    assert own_counts(tmp_path).names["job"][0] == 10
+
+
+def test_several_inspectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listen: Callable[..., Inspector]) -> None:
+    """`multi` adds them up, each once."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    exporter = PrometheusExporter.multi([listen(), listen()])
+    spans(10)
+    assert count(exporter.gather()) == 20
+
+
+def test_live_polls(process: Callable[..., Process], exporter: PrometheusExporter) -> None:
+    """Polls of a span that is open are in the state, and what was on a page does not fall when it is killed."""
+    one = process()
+    one.do("loop = asyncio.new_event_loop()")
+    one.do(
+        "async def long():\\n await asyncio.sleep(0.01)\\n await asyncio.sleep(0.01)\\n await asyncio.sleep(60)".join(
+            ('exec("', '")')
+        )
+    )
+    one.do("task = loop.create_task(instrument(long(), name='long')); loop.run_until_complete(asyncio.sleep(0.2))")
+    one.do("exporter.gather()")
+    assert count(exporter.gather(), "task_polls_total", "long") == 3
+    one.kill()
+    page = exporter.gather()
+    assert count(page, "task_polls_total", "long") == 3
+    assert count(page, "tasks_cancelled_total", "long") == 1
+
+
+def test_records_of_elsewhere(exporter: PrometheusExporter, tell: Any) -> None:
+    """Spans that records tell of are in the sum, too."""
+    inspector = exporter._pages._source._inspectors[0]  # type: ignore[attr-defined]
+    inspector.apply(tell("enter"))
+    inspector.apply(tell("exit"))
+    spans(2)
+    assert count(exporter.gather()) == 3
+
+
+def test_names_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listen: Callable[..., Inspector]) -> None:
+    """As in the inspector, whose `_other_` is not counted on top; and the file grows with them."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    exporter = PrometheusExporter(listen(Config(max_names=50)))
+    for number in range(60):
+        spans(2, f"job {number}")
+    page = exporter.gather()
+    assert count(page, name="job 49") == 2
+    assert count(page, name="_other_") == 20
+    assert len(own_counts(tmp_path).names) == 51
+    assert numbers(page)['async_inspect_events_total{type="drop"}'] == 120
+
+
+def test_names_of_the_gone_have_a_limit(process: Callable[..., Process], exporter: PrometheusExporter) -> None:
+    """With names that never come again, those that came last are counted together."""
+    exporter._pages._source._limit = 1  # type: ignore[attr-defined]
+    for number in range(3):
+        one = process()
+        one.do(f"spans(2, 'job {number}')")
+        one.kill()
+        exporter.gather()
+    page = exporter.gather()
+    assert [count(page, name=f"job {number}") for number in range(3)] == [2, 0, 0]
+    assert count(page, name="_other_") == 4
+    assert numbers(page)['async_inspect_dropped_total{reason="max_names"}'] == 4
+
+
+@pytest.mark.parametrize("name", ['a"b\\', "a\nb", "\ud800", "x" * 10_000, "_other_", "ünïcode"])
+def test_names(exporter: PrometheusExporter, name: str) -> None:
+    """Whatever a span is called."""
+    spans(3, name)
+    assert exporter._pages._source.snapshot(tasks=False).names[name].completed == 3
+    exporter.gather()
+
+
+def test_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listen: Callable[..., Inspector], process: Callable[..., Process]
+) -> None:
+    """Buckets of the application's own; with a process that has others, those that both have."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    bounds = (0.001, 1 / 3, 2 / 3)
+    exporter = PrometheusExporter(listen(), duration_buckets=bounds)
+    spans(4)
+    now = numbers(exporter.gather())
+    key = 'async_inspect_task_duration_seconds_bucket{{le="{}",name="job",state="completed"}}'
+    assert now[key.format(repr(1 / 3))] == now[key.format(repr(2 / 3))] == 4
+    assert own_counts(tmp_path).bounds[0] == 0.001
+    assert set(bounds) <= set(own_counts(tmp_path).bounds)
+    one = process()
+    one.do("spans(5)")
+    now = numbers(exporter.gather())
+    assert now[key.format("+Inf")] == 9
+    assert now[key.format("0.001")] <= 9
+    one.kill()
+    assert numbers(exporter.gather())[key.format("+Inf")] == 9
+
+
+GARBAGE = b"\x00\xffnonsense"
+
+
+@pytest.mark.parametrize("kind", ["counts", "names", "state"])
+@pytest.mark.parametrize("damage", [b"", GARBAGE, "half", "flip"])
+def test_files_that_are_broken(
+    tmp_path: Path,
+    process: Callable[..., Process],
+    exporter: PrometheusExporter,
+    kind: str,
+    damage: Any,
+) -> None:
+    """Are no reason not to give a page of the others; it is said, and counted once its process is gone."""
+    spans(3)
+    one = process()
+    one.do("spans(5)")
+    one.do("exporter.gather()")
+    one.kill()
+    (path,) = tmp_path.glob(f"asyncinspect-{one.popen.pid}-*.{kind}")
+    data = path.read_bytes()
+    if damage == "half":
+        damage = data[: min(len(data) // 2, 500)]
+    elif damage == "flip":
+        damage = bytes([data[0] ^ 0x55]) + data[1:]
+    path.write_bytes(damage)
+    for _ in range(2):
+        page = exporter.gather()
+        assert count(page) in (3, 8)
+    assert len(list(tmp_path.iterdir())) == 5
+    if kind == "counts":
+        assert numbers(page)['async_inspect_dropped_total{reason="malformed"}'] == 1
+
+
+def test_the_gone_are_broken(tmp_path: Path, process: Callable[..., Process], exporter: PrometheusExporter) -> None:
+    """What is not the file of those that are gone is counted as broken, and goes at the next adding up."""
+    spans(3)
+    (tmp_path / "asyncinspect-ended.7").write_bytes(GARBAGE)
+    (tmp_path / "asyncinspect-ended.x").write_bytes(GARBAGE)
+    for _ in range(2):
+        page = exporter.gather()
+        assert count(page) == 3
+        assert numbers(page)['async_inspect_dropped_total{reason="malformed"}'] == 1
+    one = process()
+    one.do("spans(5)")
+    one.kill()
+    assert count(exporter.gather()) == 8
+    assert (tmp_path / "asyncinspect-ended.8").exists()
+    assert not (tmp_path / "asyncinspect-ended.7").exists()
+
+
+_CELLS = st.dictionaries(st.text(max_size=5), st.lists(st.integers(0, 1 << 62), min_size=93, max_size=93), max_size=3)
+
+
+def made_of(names: dict[str, list[int]], logs: int = 0) -> Totals:
+    totals = Totals(tuple(float(bound) for bound in range(13)))
+    totals.names, totals.logs = names, logs
+    return totals
+
+
+@given(st.lists(_CELLS, min_size=1, max_size=4), st.randoms(use_true_random=False))
+def test_sums_in_any_order(parts: list[dict[str, list[int]]], random: Any) -> None:
+    """Come out the same, to the last digit of every number."""
+
+    def total(order: list[dict[str, list[int]]]) -> Any:
+        totals = Totals()
+        for part in order:
+            totals.add(made_of(part, 1))
+        return totals
+
+    before = total(parts)
+    random.shuffle(parts)
+    after = total(parts)
+    assert before.names == after.names
+    assert dict(before.snapshot(0.0).names) == dict(after.snapshot(0.0).names)
+    again, ids = Totals.load_with_ids(before.dump(["a", "b"]))
+    assert again.names == before.names
+    assert ids == {"a", "b"}
+
+
+@given(
+    st.binary(max_size=300)
+    | st.builds(
+        lambda x: json.dumps(x).encode(),
+        st.recursive(
+            st.none() | st.integers() | st.text(max_size=3),
+            lambda x: (
+                st.lists(x, max_size=3)
+                | st.dictionaries(st.sampled_from(["v", "ids", "names", "bounds", "lag"]), x, max_size=5)
+            ),
+            max_leaves=8,
+        ),
+    )
+)
+def test_any_bytes(data: bytes) -> None:
+    """Are read, or are corrupt, and nothing else."""
+    for read in (Totals.load, lambda data: Totals.from_counts(data, b'"a"\n"b"\n')):
+        with pytest.raises(Corrupt):
+            read(data)
+
+
+def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is not there, or is a file, is a clear error; none is as if it were not set."""
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "nowhere", tmp_path / "file"):
+        monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(folder))
+        with pytest.raises(ConfigError, match="is not a folder; make the folder"):
+            PrometheusExporter(Inspector())
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")
+    assert not isinstance(PrometheusExporter(Inspector())._pages._source, Processes)
+
+
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")
+def test_folders_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So is one that cannot be written to."""
+    tmp_path.chmod(0o500)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    with pytest.raises(ConfigError, match="cannot be written to"):
+        PrometheusExporter(Inspector())
+
+
+def test_a_folder_that_is_taken_away(
+    tmp_path: Path, exporter: PrometheusExporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The application goes on; it is said once."""
+    tmp_path.chmod(0o700)
+    gone = tmp_path.with_name("elsewhere")
+    tmp_path.rename(gone)
+    try:
+        spans(3)
+        assert [record for record in caplog.records if "missing in the sum over all processes" in record.message]
+    finally:
+        gone.rename(tmp_path)
+
+
+def test_every_page_is_fresh(exporter: PrometheusExporter) -> None:
+    """Whatever the update interval: the next scrape may be another process's."""
+    exporter.start_background_updater(60)
+    for number in range(1, 4):
+        spans(1)
+        page = exporter._pages.serve(openmetrics=False, compress=False, names=())
+        assert count(page.decode()) == number
+    assert exporter._updater is None
+
+
+def test_an_inspector_of_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tell: Any) -> None:
+    """Has nothing to do with the processes of this service."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    inspector = Inspector()
+    inspector.first_hand = False
+    inspector.apply(tell("enter"))
+    assert count(PrometheusExporter(inspector).gather(), "tasks_total") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_beside_the_applications_own(process: Callable[..., Process], exporter: PrometheusExporter) -> None:
+    """Its counters of all processes are on the page, and a registry that is given is taken as it is."""
+    for number in (1, 2):
+        one = process()
+        one.do(
+            f"import prometheus_client; counter = prometheus_client.Counter('shop_orders', ''); counter.inc({number})"
+        )
+    assert numbers(exporter.gather())["shop_orders_total"] == 3
+    assert exporter.registry is not CollectorRegistry()
+    one.kill()
+    assert numbers(exporter.gather())["shop_orders_total"] == 3
+    given = PrometheusExporter(Inspector(), registry=CollectorRegistry())
+    assert "shop_orders_total" not in given.gather()
+
+
+def test_tasks_are_those_of_this_process(process: Callable[..., Process], exporter: PrometheusExporter) -> None:
+    """A full snapshot has them beside the sums."""
+    one = process()
+    one.do("open = span('open'); open.__enter__()")
+    with span("here"):
+        snapshot = exporter._pages._source.snapshot()
+    assert [task.name for task in snapshot.tasks] == ["here"]
+    assert set(snapshot.names) == {"here", "open"}
