@@ -287,18 +287,19 @@ class Processes:
             for kind in (_STATE, NAMES, COUNTS):
                 with suppress(FileNotFoundError):
                     os.unlink(self._path(id, kind))
-        self._sweep()
+        self._sweep(gone)
 
-    def _sweep(self) -> None:
-        """Delete what processes left that were killed while they made a file: that takes some milliseconds."""
+    def _sweep(self, gone: list[str]) -> None:
+        """Delete what processes left that were killed while they made a file."""
         there = set(self._ids())
         for name in os.listdir(self._folder):
             stem, kind = os.path.splitext(name.removeprefix(PREFIX))
             half_made = name.startswith(f".{PREFIX}")
+            over = half_made and name.removeprefix(f".{PREFIX}").startswith(tuple(gone))
             alone = name.startswith(PREFIX) and kind in (NAMES, _STATE) and stem not in there
             path = os.path.join(self._folder, name)
             with suppress(FileNotFoundError):
-                if (half_made or alone) and time.time() - os.stat(path).st_mtime > _MAKING:
+                if over or ((half_made or alone) and time.time() - os.stat(path).st_mtime > _MAKING):
                     os.unlink(path)
 
     @contextmanager
