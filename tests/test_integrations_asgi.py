@@ -191,10 +191,10 @@ def test_names_in_litestar(listen: Any) -> None:
     async def fails() -> None:
         raise ZeroDivisionError
 
-    router = litestar.Router("/api", route_handlers=[user])
-    requests = [("GET", "/api/users/7"), ("GET", "/mounted/x/y"), ("GET", "/none"), ("POST", "/api/users/7")]
-    make = functools.partial(litestar.Litestar, [router, mounted, fails], openapi_config=None, logging_config=None)
-    expected = ["GET /api/users/{user_id}", "GET /mounted/{path}", "HTTP unmatched", "HTTP unmatched"]
+    router = litestar.Router("/api", route_handlers=[user, mounted])
+    requests = [("GET", "/api/users/7"), ("GET", "/api/mounted/x/y"), ("GET", "/none"), ("POST", "/api/users/7")]
+    make = functools.partial(litestar.Litestar, [router, fails], openapi_config=None, logging_config=None)
+    expected = ["GET /api/users/{user_id}", "GET /api/mounted/{path}", "HTTP unmatched", "HTTP unmatched"]
     assert ask(AsyncInspectMiddleware(make()), *requests) == [200, 200, 404, 405]
     assert names(inspector) == expected
     inspector.reset()

@@ -19,7 +19,8 @@ __all__ = ["asyncinspect_middleware"]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 
-_MARK = "asyncinspect"
+#: A string where aiohttp has no keys yet.
+_MARK: Any = web.RequestKey("asyncinspect", bool) if hasattr(web, "RequestKey") else "asyncinspect"
 
 
 def asyncinspect_middleware(

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Iterator, MutableMapping
 from importlib import import_module
 from typing import Any, Final, NamedTuple
+from urllib.parse import unquote
 
 __all__ = ["Resolver", "path_in_app"]
 
@@ -49,7 +50,11 @@ class Resolver:
         slash at its end, it is the template of that route. Raises what a route of the application's own raises.
         """
         if "path_template" in scope and "litestar_app" in scope:
-            return _litestar_template(scope["path_template"], scope["route_handler"])  # inside of Litestar
+            app = scope["litestar_app"]  # inside of which the route has been found
+            if not getattr(scope["route_handler"], "is_mount", False):
+                return str(scope["path_template"]) or "/"
+            scope = {**scope, "path": unquote(scope.get("raw_path", b"").decode("latin-1"))}
+            return _of_litestar(app, scope)
         if "router" in scope:
             # Inside of a mounted app, or of a router: again from the outermost router on.
             router, root = scope["router"], scope.get("app_root_path")
@@ -97,22 +102,19 @@ def _unwrapped(app: Any) -> Any:
 def _of_litestar(app: Any, scope: Scope) -> str | None:
     HTTPException: Any = import_module("litestar.exceptions").HTTPException
     normalize_path: Any = import_module("litestar.utils").normalize_path
-
     path = scope["path"]
     if root := scope.get("root_path"):
         path = path.split(root, maxsplit=1)[-1]
+    path = normalize_path(path)
     try:
-        found = app.asgi_router.handle_routing(path=normalize_path(path), method=scope.get("method"))
+        _, handler, rest, _, template = app.asgi_router.handle_routing(path=path, method=scope.get("method"))
     except HTTPException:
         return None
-    return _litestar_template(found[4], found[1])
-
-
-def _litestar_template(template: str, handler: Any) -> str:
-    if not getattr(handler, "is_mount", False):
-        return template or "/"
-    # Of what is mounted, Litestar tells the template of its own root.
-    return f"{min(handler.paths, key=len).rstrip('/')}/{{path}}" if handler.paths else template
+    if getattr(handler, "is_mount", False):
+        # Of what is mounted, Litestar tells the rest of the path. What stands before that has no parameters.
+        mount = f"{path}/".removesuffix(rest)
+        return f"{mount.rstrip('/')}/{{path}}" if any(route.path == mount for route in app.routes) else None
+    return str(template) or "/"
 
 
 class _Entry(NamedTuple):
