@@ -11,7 +11,7 @@ from .notices import Forgotten
 from .opened import open_of, pending
 from .records import SpanRecord
 from .routing import Audience, Route, delivering
-from .spans import INHERIT, Span, current
+from .spans import INHERIT, Span, current, outside
 from .steps import FIRST_BOUND, Tally, end_part, slow, stepping
 
 __all__ = ["DrivenSpan", "opened_in", "resume_all", "suspend_all"]
@@ -114,8 +114,8 @@ class DrivenSpan(Span):
         self._spawned_at = audience.clock.monotonic_ns()
         self.number = number = process.new_number()
         around = current.get() if context is None else context.get(current)
-        if self._parent is not INHERIT:
-            self._find_parent(around)
+        if self._parent is not INHERIT or outside.parent is not None:
+            self._find_parent(around, context)
         elif around is None:
             self.parent_number = 0
             self.trace = number

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from . import clock as system_clock
 from . import process
 from .errors import ConfigError
+from .opened import pending_numbers, running_spans
 from .snapshot import TaskView
 from .spans import INHERIT
-from .states import OUTCOMES
+from .states import OUTCOMES, TaskState
 from .told import ToldSpan
 from .views import task_view
 
@@ -40,8 +41,9 @@ class FinishedTask(NamedTuple):
 class FinishedSpan(NamedTuple):
     """A task as plain as can be, for who passes on many of them: made in a fifth of the time of a `TaskView`, whose
     fields have the same names here. Ids are numbers (0 for no parent), and `trace` is the id in hex, with flags and
-    state where it came from elsewhere (`traceparent.Trace`). Times are in ns, `started` and `ended` Unix times; `ended` is 0
-    of a task that goes on, and `outcome` None. `remote`: the parent came with a request. `notes` are its timeline entries: Unix time in ns, kind, text.
+    state where it came from elsewhere (`traceparent.Trace`). Times are in ns, `started` and `ended` Unix times; of a
+    task that goes on `ended` is 0, and `outcome` None. `remote`: the parent came with a request. `notes` are its
+    timeline entries: Unix time in ns, kind, text.
     """
 
     id: int
@@ -117,19 +119,30 @@ class Finished:
         offset = system_clock.wall_ns(0, self._clock)
         return [finished_span(task, offset, notes.get(task.number, ())) for task in tasks]
 
-    def live_spans(self) -> list[FinishedSpan]:
-        """The tasks that are not over, as far as the inspector knows, the oldest first."""
+    def live_spans(self) -> tuple[list[FinishedSpan], int]:
+        """The tasks that are not over, the oldest first, and the time of now (Unix, ns)."""
         tasks: list[Any] = []
+        states: dict[int, str] = {}
         notes: dict[int, list[Note]] = {}
 
         def look(placing: Placing) -> None:
             placing.complete()
             tasks.extend(task for task in placing.books.live.values() if task.outcome is None)
+            pending, running = set(pending_numbers()), {span.number for span in running_spans()}
+            for task in tasks:
+                number = task.number
+                if isinstance(task, ToldSpan):
+                    states[number] = (task.state or TaskState.PENDING).value
+                else:
+                    states[number] = "pending" if number in pending else "running" if number in running else "blocked"
             notes.update(placing.books.retention.notes_by_span())
 
         self._enter(look)
+        now = system_clock.wall_ns(self._clock.monotonic_ns(), self._clock)
         offset = system_clock.wall_ns(0, self._clock)
-        return [finished_span(task, offset, notes.get(task.number, ())) for task in tasks]
+        found = [finished_span(task, offset, notes.get(task.number, ())) for task in tasks]
+        # One may have ended meanwhile, and will be given as a finished one.
+        return [s._replace(state=states[s.id], outcome=None, ended=0) for s in found], now
 
     def _take(self, count: int | None) -> tuple[list[Any], dict[int, list[Note]]]:
         tasks: list[Any] = []

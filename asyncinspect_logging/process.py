@@ -6,6 +6,7 @@ zero. A record takes its `seq` when it is made for somebody to see.
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 import secrets
@@ -13,7 +14,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
-__all__ = ["after_fork", "new_number", "new_seq", "pid", "span_id", "spread", "trace_high", "trace_id"]
+__all__ = ["after_fork", "at_exit", "new_number", "new_seq", "pid", "span_id", "spread", "trace_high", "trace_id"]
 
 #: 2**64 / golden ratio; odd, and so no two numbers have the same place.
 _GOLDEN: Final = 0x9E3779B97F4A7C15
@@ -27,6 +28,10 @@ new_seq: Callable[[], int]
 
 #: What to call in a child, by the id of the reference to it.
 _after_fork: dict[int, tuple[Callable[[], Any], Callable[..., Any]]] = {}
+
+
+_at_exit: list[weakref.WeakMethod[Callable[[], None]]] = []
+_MANY: Final = 50
 
 
 def _begin() -> None:
@@ -74,6 +79,25 @@ def after_fork(method: Callable[[], None]) -> None:
     _after_fork[id(reference)] = (reference, method.__func__)  # type: ignore[attr-defined]
 
 
+def at_exit(method: Callable[[], None]) -> None:
+    """Call the bound `method` when the interpreter exits, after the spans that are open then have ended. Its object is
+    held weakly.
+    """
+    _at_exit.append(weakref.WeakMethod(method))
+    if len(_at_exit) > 2 * _MANY:
+        _at_exit[:] = [reference for reference in _at_exit if reference() is not None]
+
+
+def _exit() -> None:
+    for reference in _at_exit:
+        method = reference()
+        if method is not None:
+            try:
+                method()
+            except Exception:
+                pass  # nobody is there any more to be told
+
+
 def _constant(value: Any) -> Callable[[], Any]:
     return lambda: value
 
@@ -89,5 +113,7 @@ def _in_child() -> None:
 
 
 _begin()
+# Before `opened` registers what ends the open spans, and so run after that.
+atexit.register(_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)

@@ -52,6 +52,20 @@ _NO_LINKS: Final = ()
 _NO_ROOM: Final = (RecursionError, MemoryError)
 
 
+class _Outside:
+    """Who knows of the spans of another library (`bridge`)."""
+
+    __slots__ = ("parent",)
+
+    def __init__(self) -> None:
+        #: Given the span that is current, and the context to look in (None: this one), the trace and number of the
+        #: parent if that is a span of the other library; None where nobody looks.
+        self.parent: Callable[[Span | None, contextvars.Context | None], tuple[int | str, int] | None] | None = None
+
+
+outside: Final = _Outside()
+
+
 class _Inherit:
     """The parent is the span that is current."""
 
@@ -182,7 +196,7 @@ class Span:
             self.listed = False
             self._frame = 0
             self.number = number = process.new_number()
-            if around is below and self._parent is INHERIT:
+            if around is below and self._parent is INHERIT and outside.parent is None:
                 if around is None:
                     self.parent_number = 0
                     self.trace = number
@@ -337,9 +351,10 @@ class Span:
 
     # -- the rest ---------------------------------------------------------------------------------------------------
 
-    def _find_parent(self, around: Span | None) -> None:
-        """The cases that are not plain nesting within an owner: an explicit parent, a task spawned inside a span, and
-        a current span that is closed or unheard.
+    def _find_parent(self, around: Span | None, context: contextvars.Context | None = None) -> None:
+        """The cases that are not plain nesting within an owner: an explicit parent, a task spawned inside a span, a
+        current span that is closed or unheard, and spans of another library around. `context`: where `around` is
+        current, if not here.
         """
         self.parent_number = 0
         self.trace = self.number
@@ -348,6 +363,11 @@ class Span:
             return
         if parent is INHERIT:
             parent = around
+            if outside.parent is not None:
+                found = outside.parent(around, context)
+                if found is not None:
+                    self.trace, self.parent_number = found
+                    return
             # What a broken-off async generator left behind in its caller's context is no parent: it was this owner's
             # and is over. The closed span of another owner is one: it is what this task was spawned in.
             while parent is not None and (

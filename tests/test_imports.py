@@ -53,7 +53,19 @@ FRONT = {
     "detect/deadlocks",
 }
 #: What an exporter may take from outside its own package.
-FOR_EXPORTERS = {"catalogue", "clock", "config", "diagnostics", "errors", "inspector", "snapshot", "states", "process"}
+FOR_EXPORTERS = {
+    "bridge",
+    "catalogue",
+    "clock",
+    "config",
+    "diagnostics",
+    "errors",
+    "inspector",
+    "snapshot",
+    "states",
+    "process",
+    "traceparent",
+}
 #: And what counts the spans of a process in a file that exporters of other processes read.
 SHARED = {"multiprocess", "totals"}
 

@@ -145,8 +145,8 @@ def test_limits(
 def test_each_key_once() -> None:
     """A field that has the name of one of our attributes takes its place."""
     span = FinishedSpan(
-        1, 0, "1" * 32, "work", "completed", "completed", 5, 5, 9, {"task.name": "mine", "a": 1}, 1, 0, 0, 0, 0, 0, False,
-        None, 1, None, None, (), False, False, (),
+        1, 0, "1" * 32, "work", "completed", "completed", 5, 5, 9, {"task.name": "mine", "a": 1}, 1, 0, 0, 0, 0, 0,
+        False, None, 1, None, None, (), False, False, (),
     )  # fmt: skip
     (found,) = ours(Encoder(), [span], 0).resource_spans[0].scope_spans[0].spans
     assert [pair.value.string_value for pair in found.attributes if pair.key == "task.name"] == ["mine"]

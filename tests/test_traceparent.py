@@ -80,10 +80,10 @@ def test_flags_and_state_come_along() -> None:
     assert found == FOUND
     assert found is not None
     assert (found[0].flags, found[0].state) == (0, "vendor=abc,other@tenant=1")
-    with span("request", parent={"traceparent": HEADER[:-1] + "0", b"tracestate": b"vendor=abc"}) as outer:
-        with span("query") as inner:
-            assert inner.traceparent() == f"00-{TRACE}-{inner.id}-00"
-            assert inner.tracestate() == outer.tracestate() == "vendor=abc"
+    headers = {"traceparent": HEADER[:-1] + "0", b"tracestate": b"vendor=abc"}
+    with span("request", parent=headers) as outer, span("query") as inner:
+        assert inner.traceparent() == f"00-{TRACE}-{inner.id}-00"
+        assert inner.tracestate() == outer.tracestate() == "vendor=abc"
     assert type(outer.trace_id) is str
     with span("root") as root:
         assert root.tracestate() == ""

@@ -20,7 +20,7 @@ from ..catalogue import (
 from ..snapshot import Histogram, Snapshot
 from ..states import FINAL, LIVE
 
-__all__ = ["DURATIONS", "FAMILIES", "Family", "Group", "Labels"]
+__all__ = ["DURATIONS", "FAMILIES", "Family", "Group", "Labels", "version_of_package"]
 
 Group = Literal["task", "event", "memory", "health"]
 Labels = tuple[str, ...]
@@ -78,7 +78,7 @@ def _blocked(snapshot: Snapshot) -> int:
 
 
 @cache
-def _version() -> str:
+def version_of_package() -> str:
     try:
         return version("asyncinspect-logging")
     except PackageNotFoundError:  # run from a source tree that was never installed
@@ -231,7 +231,7 @@ _OTHERS: Final = (
         "health",
         "Always 1; the label says which version of asyncinspect-logging runs.",
         ("version",),
-        lambda snapshot: [((_version(),), 1)],
+        lambda snapshot: [((version_of_package(),), 1)],
     ),
 )
 

@@ -49,7 +49,7 @@ def readable(
         resource=resource,
         instrumentation_scope=scope,
         attributes=_attributes(kept, dropped),
-        events=_list([Event(name, values, at) for at, name, values in events], dropped_events),
+        events=_list([Event(name, BoundedAttributes(None, values), at) for at, name, values in events], dropped_events),
         links=_list(
             [Link(SpanContext(int(link.trace, 16), link.id, False, TraceFlags(1))) for link in links[: limits.links]],
             0 if limits.links is None else max(0, len(links) - limits.links),
@@ -67,7 +67,7 @@ def _attributes(values: dict[str, Any], dropped: int) -> BoundedAttributes:
     return found
 
 
-def _list(values: list[Any], dropped: int) -> BoundedList:
-    found = BoundedList.from_seq(max(1, len(values)), values)
+def _list(values: list[Any], dropped: int) -> Any:
+    found: Any = BoundedList.from_seq(max(1, len(values)), values)
     found.dropped = dropped
     return found

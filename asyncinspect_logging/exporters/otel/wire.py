@@ -119,7 +119,7 @@ class Encoder:
         self._limits = limits
         self._max_attributes = 1 << 62 if limits.attributes is None else limits.attributes
         self._events = events
-        # What tasks of a kind have in common, and how many attributes that is; attributes; attributes up to their value.
+        # What tasks of a kind have in common, and how many attributes that is; attributes; those up to their value.
         self._identities: dict[tuple[Any, ...], tuple[bytes, int]] = {}
         self._pairs: dict[tuple[str, Any], bytes] = {}
         self._keys: dict[str, bytes] = {}

@@ -1,0 +1,385 @@
+"""OpenTelemetry: tasks as spans, over OTLP to a collector or whatever else understands that."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from contextvars import Context
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from ..diagnostics import warn_once
+from ..errors import ConfigError, MissingExtraError
+from ..process import after_fork, at_exit
+
+try:
+    from opentelemetry import context as otel_context
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+    from .otel import settings
+    from .otel.delivery import Delivery
+    from .otel.readable import readable
+    from .otel.sampling import sampler as sampler_of
+    from .otel.senders import Answer, SdkSender, sender_of
+    from .otel.wire import Encoder, request
+except ImportError as error:
+    if (error.name or "").partition(".")[0] not in ("opentelemetry", "grpc", "requests", "google"):
+        raise
+    raise MissingExtraError("exporting to OpenTelemetry", "opentelemetry") from error
+
+from .families import version_of_package
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace.sampling import Sampler
+
+    from ..finished import Finished, FinishedSpan
+
+__all__ = ["OtelExporter", "create_otlp_exporter"]
+
+_SCOPE: Final = "asyncinspect_logging"
+#: Seconds at most between two looks at whether there is a batch to send.
+_TICK: Final = 0.25
+#: Seconds that shutting down may take, unless somebody says otherwise.
+_PATIENCE: Final = 5.0
+#: What keeps OpenTelemetry's instrumentation of HTTP clients from making spans of our requests.
+_SUPPRESSED: Final = tuple(
+    getattr(otel_context, name)
+    for name in ("_SUPPRESS_INSTRUMENTATION_KEY", "_SUPPRESS_HTTP_INSTRUMENTATION_KEY")
+    if hasattr(otel_context, name)
+)
+
+
+class Source(Protocol):
+    """What is exported: an `Inspector`."""
+
+    def finished(self, limit: int = ...) -> Finished: ...
+
+
+class OtelExporter:
+    """Exports the tasks of an inspector to OpenTelemetry, from the moment it is made: each task that finishes becomes a
+    span, and is sent until the collector has taken it.
+
+    Nothing is sent before `export_tasks()` or `start_continuous_export()` is called. The application's threads pay an
+    append for each task; encoding and sending is done by whoever calls, or by the exporter's own thread. Tasks that
+    wait have a bound (`queue_size`), and what finds no room is counted in `dropped`. At the interpreter's exit, and in
+    `shutdown`, what waits is sent.
+
+    service_name: the resource attribute `service.name`.
+    inspector: whose tasks; None is `Inspector.default()`.
+    endpoint: of the collector, such as "http://localhost:4317". `https` is TLS. For HTTP, `/v1/traces` is added to an
+        address without it.
+    protocol: "grpc" or "http/protobuf". Default: HTTP for an endpoint with port 4318 or a path, else gRPC.
+    headers: to send along, as a mapping or as "name=value,name=value".
+    interval: seconds between the exports of `start_continuous_export()`; a full batch does not wait for it.
+    batch_size, queue_size: tasks in one request, and tasks that may wait.
+    sampler: a sampler of the SDK, or the part of the traces that is exported (from 0 to 1, and the caller's decision
+        for a trace that came from elsewhere). Metrics are never sampled.
+    resource_attributes, service_version: more about the service.
+    insecure: True for gRPC without TLS to an endpoint that names no scheme.
+    certificate, client_key, client_certificate: paths of PEM files, for TLS.
+    compression: "gzip" or "none". timeout: seconds for one request.
+    events: False leaves out the timeline: polls, wakes, what it was blocked on, log lines.
+    span_exporter: a SpanExporter of the SDK that is given the spans instead, with what is said on how to reach a
+        collector left to it.
+    bridge: True makes spans of ours and spans of OpenTelemetry parents of each other; see `bridge`.
+
+    Where an argument is None, the OTEL_* variables of the specification are asked, and then their defaults hold. Raises
+    ConfigError for what cannot be used, MissingExtraError where OpenTelemetry is not installed.
+    """
+
+    def __init__(
+        self,
+        service_name: str | None = None,
+        inspector: Source | None = None,
+        endpoint: str | None = None,
+        *,
+        protocol: str | None = None,
+        headers: Mapping[str, str] | str | None = None,
+        interval: float | None = None,
+        batch_size: int | None = None,
+        queue_size: int | None = None,
+        sampler: Sampler | float | None = None,
+        resource_attributes: Mapping[str, Any] | None = None,
+        service_version: str | None = None,
+        insecure: bool | None = None,
+        certificate: str | os.PathLike[str] | None = None,
+        client_key: str | os.PathLike[str] | None = None,
+        client_certificate: str | os.PathLike[str] | None = None,
+        compression: str | None = None,
+        timeout: float | None = None,
+        events: bool = True,
+        span_exporter: SpanExporter | None = None,
+        bridge: bool = False,
+    ) -> None:
+        self.resource = _resource(service_name, service_version, resource_attributes)
+        self._batching = settings.batching(interval, batch_size, queue_size)
+        self._limits = settings.span_limits()
+        self._decide = sampler_of(sampler)
+        self._events = events
+        wire = settings.wire(
+            "traces",
+            endpoint=endpoint,
+            protocol=protocol,
+            headers=headers,
+            timeout=timeout,
+            compression=compression,
+            insecure=insecure,
+            certificate=certificate,
+            client_key=client_key,
+            client_certificate=client_certificate,
+        )
+        self._scope = InstrumentationScope(_SCOPE, version_of_package())
+        if span_exporter is None:
+            self.endpoint = wire.url
+            self._new_sender: Any = lambda: sender_of(wire)
+        elif callable(getattr(span_exporter, "export", None)):
+            self.endpoint = type(span_exporter).__qualname__
+            self._new_sender = lambda: SdkSender(span_exporter)
+        else:
+            raise ConfigError(
+                f"span_exporter={span_exporter!r} has no export(); give a SpanExporter of opentelemetry.sdk"
+            )
+        self._to_sdk = span_exporter is not None
+        self._encoder = Encoder(self._limits, events=events)
+        self._sender = self._new_sender()
+        self._abandoned: list[Any] = []
+        self._delivery = Delivery(self._take, self._send, self._batching.batch, wire.timeout, self.endpoint)
+        self._timeout = wire.timeout
+        self._lost = 0
+        #: Tasks that the sampler left out.
+        self.unsampled = 0
+        self._thread: _Thread | None = None
+        self._closed = False
+        self.disabled = settings.is_disabled()
+        self._finished: Finished | None = None
+        if not self.disabled:
+            self._finished = (_default_inspector() if inspector is None else inspector).finished(self._batching.queue)
+        self._unbridge = _bridge() if bridge and not self.disabled else None
+        after_fork(self._in_child)
+        at_exit(self._at_exit)
+
+    # -- what became of the tasks ------------------------------------------------------------------------------------
+
+    @property
+    def exported(self) -> int:
+        """Tasks that were delivered."""
+        return self._delivery.delivered
+
+    @property
+    def dropped(self) -> int:
+        """Tasks that were not and will not be: for want of room, refused by the collector, or left at shutdown."""
+        return self._lost + self._delivery.refused + (self._finished.dropped if self._finished is not None else 0)
+
+    @property
+    def waiting(self) -> int:
+        """Tasks that are still to be delivered."""
+        return len(self._delivery) + (len(self._finished) if self._finished is not None else 0)
+
+    # -- exporting ---------------------------------------------------------------------------------------------------
+
+    def export_tasks(self, *, pending: bool = False) -> int:
+        """Send what has finished until now, in the caller's thread, and return how many tasks were delivered. With
+        `pending`, also those that go on, as spans that end now and have `task.state` pending, running or blocked; their
+        spans proper follow when they finish.
+
+        If the collector cannot be reached, the tasks wait for the next call. Raises nothing.
+        """
+        if self._finished is None or self._closed:
+            return 0
+        delivered = Context().run(self._delivery.run)
+        return delivered + (Context().run(self._export_pending) if pending else 0)
+
+    def start_continuous_export(self, seconds: float | None = None) -> None:
+        """Export every `seconds` (default: `interval`), and whenever a batch is full, in a daemon thread, until
+        `shutdown`. Calling it again changes the interval. In the child of a fork it goes on.
+
+        Raises ConfigError unless `seconds` is a finite number above 0.
+        """
+        interval = self._batching.interval if seconds is None else settings.batching(seconds).interval
+        if self.disabled or self._closed:
+            return
+        if self._thread is not None:
+            self._thread.stop(_PATIENCE)
+        self._thread = _Thread(self, interval)
+
+    def flush(self, timeout: float = _PATIENCE) -> bool:
+        """Deliver what has finished until now, trying again for `timeout` seconds; returns whether all is delivered."""
+        if self._finished is None or self._closed:
+            return True
+        Context().run(self._delivery.run, self._delivery.now() + timeout)
+        return self.waiting == 0
+
+    def shutdown(self, timeout: float = _PATIENCE) -> bool:
+        """Deliver what is left, for `timeout` seconds at most, and stop; returns whether all was delivered. What was
+        not is counted as dropped. May be repeated.
+        """
+        if self._closed:
+            return self._lost == 0
+        until = self._delivery.now() + timeout
+        if self._unbridge is not None:
+            self._unbridge()
+        if self._thread is not None:
+            self._thread.stop(timeout)
+            self._thread = None
+        done = self.flush(max(0.0, until - self._delivery.now()))
+        self._closed = True
+        if self._finished is not None:
+            self._finished.take_spans(0)
+            self._lost += self.waiting
+            if self._lost:
+                message = "%s has not taken %d tasks until the exporter was shut down; they are dropped"
+                warn_once("otlp shutdown", self.endpoint, message, self.endpoint, self._lost)
+            self._delivery.give_up()
+            self._finished.close()
+        try:
+            self._sender.close()
+        except Exception as error:
+            warn_once("otlp shutdown", "close", "the connection to %s could not be closed: %r", self.endpoint, error)
+        return done
+
+    def __enter__(self) -> OtelExporter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.shutdown()
+
+    # -- on the way --------------------------------------------------------------------------------------------------
+
+    def _take(self, count: int) -> list[Any]:
+        """Tasks ready to be sent: as bytes, or as spans of the SDK."""
+        assert self._finished is not None
+        while True:
+            spans = self._finished.take_spans(count)
+            if not spans:
+                return []
+            ready = self._encode(spans, 0)
+            if ready:
+                return ready
+
+    def _encode(self, spans: Sequence[FinishedSpan], now: int) -> list[Any]:
+        decide = self._decide
+        if decide is not None:
+            kept = [span for span in spans if decide(span)]
+            self.unsampled += len(spans) - len(kept)
+            spans = kept
+        if self._to_sdk:
+            return [self._readable(span, now) for span in spans]
+        encode = self._encoder.span
+        return [encode(span, now) for span in spans]
+
+    def _readable(self, span: FinishedSpan, now: int) -> ReadableSpan:
+        return readable(span, self.resource, self._scope, self._limits, now, timeline=self._events)
+
+    def _send(self, items: Sequence[Any], timeout: float) -> Answer:
+        # Whoever instruments the HTTP client need not see this.
+        context = otel_context.Context()
+        for key in _SUPPRESSED:
+            context = otel_context.set_value(key, True, context)
+        token = otel_context.attach(context)
+        try:
+            if self._to_sdk:
+                given: Answer = self._sender.send_spans(items)
+                return given
+            scope = (self._scope.name, self._scope.version or "")
+            body = request(self.resource.attributes, scope, items, self.resource.schema_url)
+            answer: Answer = self._sender.send(body, timeout)
+            return answer
+        finally:
+            otel_context.detach(token)
+
+    def _export_pending(self) -> int:
+        assert self._finished is not None
+        live, now = self._finished.live_spans()
+        size = self._batching.batch
+        batches = iter([self._encode(live[at : at + size], now) for at in range(0, len(live), size)])
+        # Of those that are not taken, nothing is kept: the next call has newer ones.
+        return Delivery(lambda _: next(batches, []), self._send, size, self._timeout, self.endpoint).run()
+
+    # -- the process's life ------------------------------------------------------------------------------------------
+
+    def _in_child(self) -> None:
+        """In the child of a fork: what waits is the parent's, and so are its connections, which are left alone."""
+        self._abandoned.append(self._sender)
+        if self._closed:
+            return
+        if not self._to_sdk:
+            self._sender = self._new_sender()
+        self._delivery.begin()
+        self._delivery.delivered = self._delivery.refused = self._lost = self.unsampled = 0
+        if self._thread is not None:
+            self._thread = _Thread(self, self._thread.interval)
+
+    def _at_exit(self) -> None:
+        if not self._closed:
+            self.shutdown(_PATIENCE)
+
+
+class _Thread:
+    """Exports every `interval` seconds, and whenever a batch is full."""
+
+    def __init__(self, exporter: OtelExporter, interval: float) -> None:
+        self.interval = interval
+        self._exporter = exporter
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=Context().run, args=(self._run,), name="asyncinspect-otlp", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout: float) -> None:
+        """End the thread, waiting so long at most for a request that is under way."""
+        self._stop.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join(max(0.0, timeout))
+
+    def _run(self) -> None:
+        exporter = self._exporter
+        delivery, finished, batch = exporter._delivery, exporter._finished, exporter._batching.batch
+        assert finished is not None
+        due = delivery.now() + self.interval
+        while not self._stop.wait(min(_TICK, max(0.0, due - delivery.now()))):
+            now = delivery.now()
+            if now < due and len(finished) < batch:
+                continue
+            try:
+                delivery.run(stop=self._stop)
+            except Exception as error:
+                warn_once(
+                    "otlp thread", type(error).__qualname__, "tasks could not be exported: %r", error, exc_info=True
+                )
+            if now >= due:
+                due = now + self.interval
+
+
+def create_otlp_exporter(service_name: str, endpoint: str, **options: Any) -> OtelExporter:
+    """An `OtelExporter` that sends to `endpoint`, such as "http://localhost:4317". `options`: its other arguments."""
+    return OtelExporter(service_name, endpoint=endpoint, **options)
+
+
+def _default_inspector() -> Source:
+    from ..inspector import Inspector
+
+    return Inspector.default()
+
+
+def _bridge() -> Any:
+    from ..bridge import bridge
+
+    return bridge()
+
+
+def _resource(name: str | None, version: str | None, more: Mapping[str, Any] | None) -> Resource:
+    """What the arguments say goes before what the environment says."""
+    for option, value in (("service_name", name), ("service_version", version)):
+        if value is not None and (not isinstance(value, str) or not value.strip()):
+            raise ConfigError(f'{option}={value!r} is not a text; write for example {option}="1.0"')
+    if more is not None and not isinstance(more, Mapping):
+        raise ConfigError(f"resource_attributes={more!r} is not a mapping; write for example {{'host.name': 'a'}}")
+    attributes = dict(more or {})
+    if name is not None:
+        attributes["service.name"] = name
+    if version is not None:
+        attributes["service.version"] = version
+    return Resource.create(attributes)
