@@ -12,7 +12,7 @@ from _thread import get_ident
 from collections.abc import Coroutine, Generator
 from itertools import islice
 from types import CoroutineType
-from typing import Any
+from typing import Any, Final
 
 from .driven import DrivenSpan, resume_all, suspend_all
 from .opened import open_of
@@ -20,7 +20,7 @@ from .steps import FIRST_BOUND, slow, stepping
 from .tracing import trace_resume, trace_suspend
 from .wakes import driven_by_hand, hear
 
-__all__ = ["Driver", "drive", "qualname_of", "take_off_one"]
+__all__ = ["WRAPPED", "Driver", "drive", "qualname_of", "take_off_one", "wrapped_name"]
 
 _new: Any = islice.__new__
 
@@ -96,6 +96,17 @@ def qualname_of(awaitable: object) -> str:
         awaitable = awaitable.get_coro()
     name = getattr(awaitable, "__qualname__", None)
     return name if isinstance(name, str) else type(awaitable).__qualname__
+
+
+#: What anyio makes every task of since version 4.14, around the coroutine that it was given.
+WRAPPED: Final = "TaskHandle._run_coro"
+
+
+def wrapped_name(coro: Any) -> str:
+    """Qualified name of the coroutine inside of anyio's, that has not begun yet."""
+    frame = getattr(coro, "cr_frame", None)
+    inner = getattr(frame and frame.f_locals.get("self"), "_coro", None)
+    return WRAPPED if inner is None else qualname_of(inner)
 
 
 def _stepper(awaitable: Any) -> Any:

@@ -15,7 +15,7 @@ from .detect import loop as heartbeat
 from .detect.sync import install_sync
 from .diagnostics import warn_once
 from .driven import DrivenSpan
-from .driver import Driver, drive, qualname_of, take_off_one
+from .driver import WRAPPED, Driver, drive, qualname_of, take_off_one, wrapped_name
 from .in_front import forget_our_line, mark, own_method, take_off
 from .routing import delivering, route_of
 from .spans import LOGGER
@@ -215,6 +215,8 @@ def _driven(coro: Any, context: Any) -> Any:
         if coro.cr_code is _OWN_CODE:
             return coro  # instrumented by itself
         name = coro.__qualname__
+        if name == WRAPPED:
+            name = wrapped_name(coro)
     elif type(coro) is Driver:
         if not coro.span.number:
             audience = coro.span._route.audience()

@@ -9,7 +9,7 @@ import trio
 
 from ..diagnostics import warn_once
 from ..driven import DrivenSpan
-from ..driver import Driver, drive, qualname_of
+from ..driver import WRAPPED, Driver, drive, qualname_of, wrapped_name
 from ..routing import delivering, route_of
 from ..spans import LOGGER
 from ..tracing import trace_wake
@@ -46,6 +46,8 @@ class SpanInstrument(trio.abc.Instrument):
         if audience is None or (audience.receivers and delivering.now):
             return
         name = qualname_of(coro)
+        if name == WRAPPED:
+            name = wrapped_name(coro)
         span = DrivenSpan.make(name, name, self._route)
         span.spawn(audience, task.context)
         task.coro = drive(coro, span)  # type: ignore[assignment]
