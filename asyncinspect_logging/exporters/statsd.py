@@ -33,6 +33,8 @@ __all__ = ["StatsdExporter"]
 _WAITING: Final = 50_000
 #: Tasks taken at a time; and of the room for them, the part from which on they are taken between two exports.
 _BATCH: Final = 5_000
+#: Seconds from one look at them to the next.
+_LOOK: Final = 0.5
 _FULL: Final = 4
 _LEAST_PACKET: Final = 512
 _MOST_PACKET: Final = 65_507
@@ -176,7 +178,7 @@ class StatsdExporter:
 
     def _run(self, stop: threading.Event) -> None:
         due = time.monotonic() + self._interval
-        while not stop.wait(max(0.0, min(self._interval / 4, due - time.monotonic()))):
+        while not stop.wait(max(0.0, min(_LOOK, due - time.monotonic()))):
             if time.monotonic() >= due:
                 due = max(due + self._interval, time.monotonic())
                 self._try()
