@@ -142,8 +142,8 @@ def _tag(text: str) -> str:
 def _client(module: str) -> Any:
     try:
         return import_module(module)
-    except ImportError:
-        raise MissingExtraError("StatsdExporter", "statsd") from None
+    except ImportError as error:
+        raise MissingExtraError("StatsdExporter", "statsd") from error
 
 
 def packets(lines: Iterable[bytes], size: int) -> Iterable[tuple[bytes, int]]:

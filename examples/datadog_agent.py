@@ -1,8 +1,8 @@
 """Metrics to a Datadog agent, by DogStatsD: counters and gauges every ten seconds, and the duration of each task.
 
 pip install "asyncinspect-logging[statsd]"
-python examples/datadog.py                                       # an agent on this machine
-DOGSTATSD=unix:///var/run/datadog/dsd.socket python examples/datadog.py
+python examples/datadog_agent.py                                       # an agent on this machine
+DOGSTATSD=unix:///var/run/datadog/dsd.socket python examples/datadog_agent.py
 """
 
 from __future__ import annotations
