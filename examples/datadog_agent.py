@@ -1,8 +1,10 @@
 """Metrics to a Datadog agent, by DogStatsD: counters and gauges every ten seconds, and the duration of each task.
 
-pip install "asyncinspect-logging[statsd]"
-python examples/datadog_agent.py                                       # an agent on this machine
-DOGSTATSD=unix:///var/run/datadog/dsd.socket python examples/datadog_agent.py
+    pip install "asyncinspect-logging[statsd]"
+    python examples/datadog_agent.py
+    DOGSTATSD=unix:///var/run/datadog/dsd.socket python examples/datadog_agent.py
+
+DOGSTATSD says where the agent is, if not on this machine's UDP port 8125.
 """
 
 from __future__ import annotations

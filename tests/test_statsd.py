@@ -403,7 +403,8 @@ def test_the_recipe_for_datadog(tmp_path: Path) -> None:
     """`examples/datadog_agent.py`, against an agent that checks the format."""
     with Agent("unixgram", tmp_path) as agent:
         environment = os.environ | {"DOGSTATSD": agent.address}
-        subprocess.run([sys.executable, str(ROOT / "examples" / "datadog_agent.py")], env=environment, check=True, timeout=60)
+        program = str(ROOT / "examples" / "datadog_agent.py")
+        subprocess.run([sys.executable, program], env=environment, check=True, timeout=60)
         agent.wait_for(lambda: sum(metric.type == "d" for metric in agent.metrics) == 100)
         assert not agent.flaws
         assert agent.counts("service:shop", "env:dev", "name:handle_order") == {
