@@ -52,6 +52,18 @@ ROWS = (
     ),
     Row("the same with our processor as the first of the chain, in all", "structlog.first", "F"),
     Row(
+        "a request under the ASGI middleware, against one to the bare Starlette application",
+        "asgi",
+        "×",
+        None,
+        (
+            ("where nobody listens", "asgi.unheard"),
+            ("OpenTelemetry's ASGI middleware, SDK", "asgi.otel"),
+            ("starlette-exporter", "asgi.starlette-exporter"),
+            ("prometheus-fastapi-instrumentator", "asgi.instrumentator"),
+        ),
+    ),
+    Row(
         "a task under `install()`, all metrics, against a bare `create_task`",
         "task",
         "×",

@@ -45,6 +45,7 @@ GROUPS = {
     "found": "bench_found.ours",
     "found debug": "bench_found.debug",
     "found aiomonitor": "bench_found.aiomonitor",
+    "asgi": "bench_asgi.middlewares",
     "otel": "bench_peers.otel",
     "otel api": "bench_peers.otel_api",
     "logfire": "bench_peers.logfire",
@@ -62,6 +63,9 @@ _OPTIONAL = {
     "ddtrace",
     "sentry_sdk",
     "aiomonitor",
+    "starlette",
+    "starlette_exporter",
+    "prometheus_fastapi_instrumentator",
 }
 _TIME_LIMIT = 240
 

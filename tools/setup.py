@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "asyncinspect_logging"
 #: What tests and the demo run, and the Debian package that has it.
 PROGRAMS = {
+    "redis-server": "redis-server",
     "prometheus": "prometheus",
     "node": "nodejs",
     "npm": "npm",

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from importlib import import_module
 from ipaddress import ip_address
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -221,7 +222,7 @@ class ConsoleIntegrationConfig:
         use it in `with`. Raises MissingExtraError without aiomonitor.
         """
         try:
-            import aiomonitor
+            aiomonitor = import_module("aiomonitor")
         except ImportError:
             raise MissingExtraError("start_monitor", "console") from None
         add_command(self.inspector, name=self.command, limit=self.limit)
@@ -250,7 +251,8 @@ def add_command(inspector: Inspector | None = None, *, name: str = "inspect", li
     """
     try:
         import click
-        from aiomonitor.termui.commands import auto_command_done, custom_help_option, monitor_cli
+
+        commands: Any = import_module("aiomonitor.termui.commands")
     except ImportError:
         raise MissingExtraError("add_command", "console") from None
 
@@ -261,9 +263,9 @@ def add_command(inspector: Inspector | None = None, *, name: str = "inspect", li
         snapshot = (inspector or Inspector.default()).snapshot()
         click.echo(describe(snapshot, which, limit))
 
-    decorated = custom_help_option(auto_command_done(inspect))
+    decorated = commands.custom_help_option(commands.auto_command_done(inspect))
     decorated = click.argument("which", required=False)(decorated)
-    monitor_cli.command(name=name)(decorated)
+    commands.monitor_cli.command(name=name)(decorated)
 
 
 def describe(snapshot: Snapshot, which: str | None = None, limit: int = 50) -> str:
