@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
+from operator import gt
 from typing import Any, Final
 
 from .catalogue import OTHER, POLL_COUNT_BOUNDS, STEP_BOUNDS
@@ -320,6 +321,31 @@ class SharedCounts:
             cells[slot + SELF_WAKES] += tally.self_wakes
             cells[slot + SCHEDULED] += max(0, tally.scheduled)
             cells[slot + DELAYS] += wakes - _add_slow(cells, slot + DELAYS, tally.slow_waits)
+
+    def lacking(self, names: Mapping[str, list[int]]) -> dict[str, list[int]]:
+        """Of the cells by name that the inspector comes to, those of which some number is higher than here: of names
+        with spans that are open and were polled, or that records told of.
+        """
+        file = self._file
+        if file is None or self.refused:
+            return {}
+        size, starts = size_of(len(self.bounds)), [*self._places.values()]
+        found = {}
+        for name, cells in names.items():
+            slot = file.slots.get(name)
+            if slot is not None:
+                have = file.cells[slot : slot + size].tolist()
+                # Those that nobody stepped have one poll each.
+                alone = sum(sum(have[at : at + self._sum]) for at in set(starts)) - sum(have[POLL_COUNTS : STEPS - 1])
+                have[POLL_COUNTS] += alone
+                have[STEPS - 1] += alone
+                if not any(map(gt, cells, have)):
+                    continue
+            found[name] = cells
+        if any(name not in names for name in list(file.slots) if name != OTHER):
+            # What has no place of its own there may have one here.
+            found.pop(OTHER, None)
+        return found
 
     # -- the file ----------------------------------------------------------------------------------------------------
 

@@ -102,8 +102,7 @@ class _Member:
         name = self._counts.id
         with self._writing:
             totals = totals_of(inspector.snapshot(tasks=False), self._counts.bounds)
-            if self._counts.refused:
-                totals.names = {}
+            totals.names = self._counts.lacking(totals.names)
             data = totals.dump()
             if data != self._written:
                 _replace(os.path.join(self._folder, f"{PREFIX}{name}{_STATE}"), data)

@@ -102,15 +102,9 @@ class Totals:
             self.bounds = state.bounds
         missing = set(self.bounds) - set(state.bounds)
         if not missing:
-            theirs = state._at(self.bounds)
-            # Spans without a place of their own there may have one here.
-            elsewhere = any(name not in theirs for name in self.names)
-            for name, cells in theirs.items():
+            for name, cells in state._at(self.bounds).items():
                 have = self.names.get(name)
-                if have is None:
-                    self.names[name] = cells
-                elif name != OTHER or not elsewhere:
-                    self.names[name] = list(map(max, have, cells))
+                self.names[name] = cells if have is None else list(map(max, have, cells))
         self.states, self.memory, self.lints = state.states, state.memory, state.lints
         for reason, count in state.dropped.items():
             self.dropped[reason] = self.dropped.get(reason, 0) + count
