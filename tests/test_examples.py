@@ -56,13 +56,47 @@ def test_structlog_service() -> None:
 
 
 def test_fastapi_service() -> None:
-    """Ten requests of which two are not found, on the service's own /metrics."""
+    """Ten requests of which one is not found and one fails, on the service's own /metrics; /health is not counted."""
     pytest.importorskip("fastapi")
     out = run("fastapi_service")
-    assert "statuses: [200, 200, 200, 200, 200, 200, 200, 200, 404, 404]" in out
+    assert "statuses: [200, 200, 200, 200, 200, 200, 200, 200, 200, 404, 500]" in out
     assert 'async_inspect_tasks_total{name="GET /users/{user_id}"} 10.0' in out
-    assert 'async_inspect_tasks_failed_total{name="GET /users/{user_id}"} 2.0' in out
+    assert 'async_inspect_tasks_failed_total{name="GET /users/{user_id}"} 1.0' in out
+    assert 'async_inspect_tasks_total{name="query"} 10.0' in out
+    assert "health" not in out
+    assert "metrics" not in out
     assert re.search(r"WARNING no user 8 \[GET /users/\{user_id\} [0-9a-f]{16}\]", out)
+
+
+def test_production_ready() -> None:
+    """Every request is counted, on /metrics and again from the log, though details of few are kept."""
+    pytest.importorskip("fastapi")
+    out = run("production_ready")
+    assert 'async_inspect_tasks_completed_total{name="GET /orders/{order}"} 200.0' in out
+    assert 'async_inspect_tasks_completed_total{name="query"} 200.0' in out
+    assert "health" not in out
+    assert "rebuilt from the log: 200 requests" in out
+    kept, counted = map(int, re.search(r"details kept of (\d+) tasks, counted (\d+)", out).groups())  # type: ignore[union-attr]
+    assert kept < counted / 2
+
+
+def test_performance_analysis() -> None:
+    """The second version waits less for connections, and spends less time on the loop."""
+    out = run("performance_analysis")
+    assert "semaphore connections" in out
+    rows = re.findall(r"p99 (\d+) ms, on the loop (\d+) ms, waited for connections (\d+) ms", out)
+    before, after = (tuple(map(int, row)) for row in rows)
+    assert all(second < first for first, second in zip(before, after, strict=True))
+
+
+def test_relationship_graph() -> None:
+    """The lock that two tasks share is on the critical path; and the graph in three more forms."""
+    out = run("relationship_graph")
+    assert "shared: lock cache" in out
+    assert re.search(r"critical path: page .*load_orders", out)
+    assert run("relationship_graph", "--mermaid").startswith("flowchart LR\n")
+    assert run("relationship_graph", "--dot").startswith("digraph")
+    assert json.loads(run("relationship_graph", "--json"))
 
 
 def test_aiohttp_worker() -> None:
