@@ -217,12 +217,16 @@ class SharedCounts:
 
     def _start(self) -> None:
         self._lock = threading.Lock()
+        self._acquire, self._release = self._lock.acquire, self._lock.release
         # Announcements that came while the lock was held, with whether it was of the end.
         self._late: deque[tuple[Span, bool]] = deque()
         # First cell of the name, by number of a span that is open.
         self._open: dict[int, int] = {}
         self._seen = Seen()
         self._file: _File | None = None
+        # Those of the file.
+        self._slots: dict[str, int] = {}
+        self._cells: Any = None
         self._failed = False
         self.bounds: tuple[float, ...] = ()
 
@@ -245,20 +249,27 @@ class SharedCounts:
 
     def announce(self, span: Any) -> None:
         """A span begins, its tally has grown, or it is over; or else it is a notice. Raises nothing, never waits."""
-        if span.number != NO_SPAN:
-            over = span.outcome is not None
+        number = span.number
+        if number != NO_SPAN:
+            outcome = span.outcome
             # To be told of its end, which may come before its beginning is counted.
             span.listed = True
-            if not self._late and self._lock.acquire(False):
+            if self._late or not self._acquire(False):
+                # Another thread is at it; or this one is, and this is a finaliser in the middle of that.
+                self._late.append((span, outcome is not None))
+            else:
                 try:
-                    self._count(span, over)
+                    if outcome is None:
+                        if number not in self._open:
+                            self._count_begin(span, number)
+                    else:
+                        slot = self._open.pop(number, None)
+                        if slot is not None:
+                            self._count_end(span, slot, outcome)
                 except Exception as error:
                     self._say(error)
                 finally:
-                    self._lock.release()
-            else:
-                # Another thread is at it; or this one is, and this is a finaliser in the middle of that.
-                self._late.append((span, over))
+                    self._release()
             if self._late:
                 self._catch_up()
         self._told(span)
@@ -275,34 +286,33 @@ class SharedCounts:
                 self._lock.release()
 
     def _count(self, span: Any, over: bool) -> None:
-        number = span.number
         if over:
-            slot = self._open.pop(number, None)
+            slot = self._open.pop(span.number, None)
             if slot is not None:
-                self._count_end(span, slot)
-            return
-        if number in self._open:
-            return
+                self._count_end(span, slot, span.outcome)
+        elif span.number not in self._open:
+            self._count_begin(span, span.number)
+
+    def _count_begin(self, span: Any, number: int) -> None:
         seen = self._seen
         if number == seen.high + 1:
             seen.high = number
         elif not seen.add(number):
             return
-        file = self._file or self._begin()
-        slot = file.slots.get(span.name)
+        slot = self._slots.get(span.name)
         if slot is None:
             slot = self._slot_of(span.name)
         self._open[number] = slot
-        cells = file.cells
+        cells = self._cells
         tally = span if span.__class__ is DrivenSpan else span.tally
         if tally is None or tally.__class__ is FrameTally:
             cells[slot + POLLS] += 1
         cells[slot] += 1
 
-    def _count_end(self, span: Any, slot: int) -> None:
+    def _count_end(self, span: Any, slot: int, outcome: str) -> None:
         duration = span.exited_at - span.entered_at
-        cells = self._file.cells  # type: ignore[union-attr]
-        at = slot + self._places[span.outcome]
+        cells = self._cells
+        at = slot + self._places[outcome]
         cells[at + bisect_left(self._bounds_ns, duration)] += 1
         cells[at + self._sum] += duration
         tally = span if span.__class__ is DrivenSpan else span.tally
@@ -364,22 +374,24 @@ class SharedCounts:
         except OSError:
             self._failed = True
             raise
+        self._slots, self._cells = file.slots, file.cells
         for name, view in self._before.items():
             for place, value in enumerate(cells_of(view, self.bounds), self._slot_of(name)):
-                file.cells[place] += value
+                self._cells[place] += value
         self._before.clear()
         self.begun()
         return file
 
     def _slot_of(self, name: str) -> int:
-        file = self._file
-        assert file is not None
+        file = self._begin()
         if name in file.slots:
             return file.slots[name]
         if self._limit is not None and len(file.slots) > self._limit:
             return file.slots[OTHER]
         try:
-            return file.add(name)
+            slot = file.add(name)
+            self._cells = file.cells
+            return slot
         except OSError as error:
             self.refused = True
             self._say(error)
