@@ -2,8 +2,9 @@
 
 OpenTelemetry keeps what is current in a context, we in a variable, and whichever was entered last is the parent of what
 comes next. Nothing is done when a span of ours is entered: OpenTelemetry is given a runtime context (its own way of
-having the current context kept somewhere else) that looks at our variable when it is asked, and only then makes a span of
-its kind of ours. What is attached is marked with our span that was current then, which tells the inner from the outer.
+having the current context kept somewhere else) that looks at our variable when it is asked, and only then makes a span
+of its kind of ours. What is attached is marked with our span that was current then, which tells the inner one from the
+outer.
 """
 
 from __future__ import annotations

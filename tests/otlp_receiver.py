@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import socket
 import ssl
 import threading
 from collections import Counter, deque
@@ -74,7 +76,7 @@ class Receiver:
             port = self._server.add_secure_port("127.0.0.1:0", self._credentials)
         self._server.start()
         self.grpc = f"127.0.0.1:{port}"
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"receiver": self}))
+        self._http = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"receiver": self}))
         if self._context is not None:
             self._http.socket = self._context.wrap_socket(self._http.socket, server_side=True)
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,))
@@ -85,6 +87,7 @@ class Receiver:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._server.stop(None).wait()
         self._http.shutdown()
+        self._http.hang_up()
         self._http.server_close()
         self._thread.join()
 
@@ -131,6 +134,31 @@ class Receiver:
         with self.arrived:
             assert self.arrived.wait_for(lambda: len(self.spans) >= spans, timeout), f"{len(self.spans)} of {spans}"
         return self.spans
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, *arguments: Any) -> None:
+        self._connections: set[socket.socket] = set()
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass  # who called has gone
+
+    def hang_up(self) -> None:
+        """End the connections that clients keep open."""
+        for connection in list(self._connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Service(grpc.GenericRpcHandler):

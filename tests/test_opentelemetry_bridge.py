@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 pytest.importorskip("opentelemetry.sdk")
-httpx = pytest.importorskip("httpx")
 
+import httpx
 from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
