@@ -13,6 +13,7 @@ import subprocess
 import sys
 import warnings
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,6 +99,14 @@ def test_the_table() -> None:
         assert cell in text
     assert "Live tools that are on in this process: none" in text
     assert "on /metrics" in text
+
+
+def test_the_table_of_the_documentation() -> None:
+    """It is the one that is printed."""
+    page = (Path(__file__).resolve().parent.parent / "docs" / "console.md").read_text("utf-8").splitlines()
+    assert f"| | {' | '.join(TOOLS)} |" in page
+    for what, answers in COMPARISON:
+        assert f"| {what} | {' | '.join(answers)} |" in page
 
 
 def test_the_table_is_right() -> None:
@@ -245,5 +254,5 @@ def test_with_a_real_aiomonitor(hooked: bool, listen: Any) -> None:
     assert re.search(r"in .*test_console\.py:\d+ .*waits\r\n    in asyncio/queues\.py:\d+ Queue\.get", text)
     names = inspector.snapshot().names
     assert names["order"].completed == 1
-    (waiting,) = (view for name, view in names.items() if name.endswith(("waits", "_coro_wrapper")))
+    (waiting,) = (view for name, view in names.items() if name.endswith(".waits"))
     assert (waiting.completed, waiting.failed, waiting.cancelled) == (1, 0, 0)
