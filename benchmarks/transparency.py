@@ -1,5 +1,5 @@
-"""`make transparency`: the test suites of two other packages, with and without `install(sync=True)`, compared test
-by test.
+"""`make transparency`: the test suites of other packages, with and without `install(sync=True)`, or our middleware in
+every application, compared test by test.
 
 The packages come from the package index as source distributions, which hold their tests. Each suite is run twice by the
 same Python: as it is, and with `transparency_plugin.py` calling `install(sync=True)` on every event loop. What a
@@ -40,12 +40,19 @@ Outcomes = dict[str, str]
 
 
 class Suite(NamedTuple):
-    """A package and how its tests are run. `requirements`: what they need besides; `arguments`: of pytest."""
+    """A package and how its tests are run. `requirements`: what they need besides; `arguments`: of pytest; `option`:
+    of our plugin, and `how`: what it does.
+    """
 
     package: str
     version: str
     requirements: tuple[str, ...]
     arguments: tuple[str, ...]
+    option: str = "--install-everywhere"
+    how: str = "with `install(sync=True)`"
+
+
+_MIDDLEWARE = ("--middleware-everywhere", "with our middleware")
 
 
 SUITES = (
@@ -66,6 +73,45 @@ SUITES = (
             *("trustme", "truststore", "uvloop"),
         ),
         (),
+    ),
+    Suite(
+        "starlette",
+        "1.10.0",
+        (
+            "starlette[full]",
+            "httpx2[zstd]",
+            "blockbuster",
+            "importlib-metadata",
+            "opentelemetry-sdk",
+            "pytest>=9",
+            "trio",
+        ),
+        ("tests",),
+        *_MIDDLEWARE,
+    ),
+    Suite(
+        "aiohttp",
+        "3.14.5",
+        (
+            *(
+                "blockbuster",
+                "freezegun",
+                "isal",
+                "pytest>=9",
+                "pytest-mock",
+                "pytest-xdist",
+                "pytest-cov",
+                "pytest-aiohttp",
+            ),
+            *("proxy.py", "python-on-whales", "re-assert", "trustme", "setuptools-git", "time-machine", "zlib_ng"),
+        ),
+        (
+            *("-p", "pytest_mock", "-o", "addopts=", "-p", "aiohttp.pytest_plugin"),
+            *("tests/test_web_functional.py", "tests/test_web_app.py", "tests/test_web_middleware.py"),
+            *("tests/test_web_websocket_functional.py", "tests/test_web_sendfile_functional.py"),
+            *("tests/test_web_urldispatcher.py", "tests/test_web_cli.py", "tests/test_client_functional.py"),
+        ),
+        *_MIDDLEWARE,
     ),
 )
 
@@ -101,7 +147,7 @@ def start(suite: Suite, way: str, report: Path, tests: Sequence[str]) -> subproc
     # Its own settings, and not those of this project, in whose folder the cache is.
     arguments = [*suite.arguments, "--outcomes", str(report), "--rootdir", ".", "-c", "pyproject.toml"]
     if way == "install":
-        arguments.append("--install-everywhere")
+        arguments.append(suite.option)
     environment = {
         **os.environ,
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
@@ -149,6 +195,7 @@ def compare(suite: Suite, tests: Sequence[str]) -> dict[str, Any]:
                     seen[test][way].append(again[test][0] if test in again else "not run")
     return {
         "version": suite.version,
+        "how": suite.how,
         "counts": {way: dict(Counter(outcomes[way].values())) for way in WAYS},
         "spans": found["install"]["spans"],
         "findings": distinct(found["install"].get("findings", ())),
@@ -219,7 +266,7 @@ def findings(kept: Sequence[Mapping[str, Any]]) -> list[str]:
         "",
         "## Findings",
         "",
-        "What the detectors found under `install(sync=True)`, with default settings. Long polls and blocked loops are",
+        "What the detectors found the second time, with default settings. Long polls and blocked loops are",
         "times that were measured, those of the garbage collector included: where it was most of one, the finding says",
         "so. Where no reason stands, none was traced.",
         "",
@@ -244,8 +291,9 @@ def markdown(kept: Sequence[Mapping[str, Any]]) -> str:
         "# Transparency",
         "",
         "Written by `make transparency`: the test suites of packages that were not written with this one in",
-        "mind, run from their source distributions, as they are and with `install(sync=True)` on every loop. anyio's",
-        "runs on asyncio (in debug mode), uvloop, asyncio with eager tasks where there are such, and trio. Tests",
+        "mind, run from their source distributions, as they are and with `install(sync=True)` on every loop, or our",
+        "middleware in every application (of aiohttp's, the tests of its server and client). anyio's runs on asyncio",
+        "(in debug mode), uvloop, asyncio with eager tasks where there are such, and trio. Tests",
         "that fail both ways miss something on the machine, such as name resolution or IPv6.",
         "",
         f"| Python | package | | {' | '.join(_ORDER)} |",
@@ -257,7 +305,7 @@ def markdown(kept: Sequence[Mapping[str, Any]]) -> str:
         for package, found in run["suites"].items():
             for way in WAYS:
                 counts = " | ".join(f"{found['counts'][way].get(outcome, 0):,}" for outcome in _ORDER)
-                name = "as it is" if way == "plain" else "with `install(sync=True)`"
+                name = "as it is" if way == "plain" else found.get("how", "with `install(sync=True)`")
                 lines.append(f"| {run['python']} | {package} {found['version']} | {name} | {counts} |")
             for test, again in found["again"].items():
                 told = ", ".join(f"{way}: {' '.join(again[way])}" for way in WAYS)

@@ -1,8 +1,10 @@
-"""Pytest plugin for `transparency.py`: every event loop of a run gets `install(sync=True)`, and
-outcomes are written down.
+"""Pytest plugin for `transparency.py`: every event loop of a run gets `install(sync=True)`, or every application a
+middleware, and outcomes are written down.
 
 --install-everywhere   call `install(loop, sync=True)` on every asyncio and uvloop loop as it is made, with a
                        handler attached
+--middleware-everywhere   put our middleware around every application of Starlette and into every one of aiohttp, with
+                       a handler attached
 --outcomes FILE        write {test id: [outcome, text of the failure]} as JSON, and what an inspector of defaults
                        found meanwhile
 """
@@ -30,23 +32,61 @@ FINDINGS: list[Finding] = []
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--install-everywhere", action="store_true", help="install() on every event loop")
+    parser.addoption("--middleware-everywhere", action="store_true", help="our middleware in every application")
     parser.addoption("--outcomes", type=Path, help="file to write the outcome of each test to")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--install-everywhere"):
         _install_everywhere()
+    if config.getoption("--middleware-everywhere"):
+        _middleware_everywhere()
     outcomes = config.getoption("--outcomes")
     if outcomes is not None:
         config.pluginmanager.register(_Recorder(outcomes))
 
 
-def _install_everywhere() -> None:
+def _listen() -> None:
     logger = logging.getLogger("asyncinspect")
     logger.addHandler(AsyncInspectHandler(INSPECTOR))
     INSPECTOR.on_finding(FINDINGS.append)
     # Tests that look at everything logged at DEBUG are not to see the lifecycle records, which belong there.
     logger.propagate = False
+
+
+def _middleware_everywhere() -> None:
+    _listen()
+    try:
+        from starlette.applications import Starlette
+    except ImportError:
+        pass
+    else:
+        from asyncinspect_logging.integrations.asgi import AsyncInspectMiddleware
+
+        plain_stack = Starlette.build_middleware_stack
+
+        def build_middleware_stack(self: Any) -> Any:
+            return AsyncInspectMiddleware(plain_stack(self))
+
+        Starlette.build_middleware_stack = build_middleware_stack  # type: ignore[method-assign]
+    try:
+        from aiohttp import web
+    except ImportError:
+        return
+    from asyncinspect_logging.integrations.aiohttp import asyncinspect_middleware
+
+    plain = web.Application.__init__
+
+    @functools.wraps(plain)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        plain(self, *args, **kwargs)
+        self.middlewares.insert(0, asyncinspect_middleware())
+
+    web.Application.__init__ = __init__  # type: ignore[method-assign]
+
+
+def _install_everywhere() -> None:
+    _listen()
     _wrap_init(asyncio.BaseEventLoop)
     try:
         import uvloop
