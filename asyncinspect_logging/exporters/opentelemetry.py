@@ -33,6 +33,8 @@ except ImportError as error:
 from .families import version_of_package
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import MetricExporter
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.trace.sampling import Sampler
 
@@ -120,18 +122,20 @@ class OtelExporter:
         self._limits = settings.span_limits()
         self._decide = sampler_of(sampler)
         self._events = events
-        wire = settings.wire(
-            "traces",
-            endpoint=endpoint,
-            protocol=protocol,
-            headers=headers,
-            timeout=timeout,
-            compression=compression,
-            insecure=insecure,
-            certificate=certificate,
-            client_key=client_key,
-            client_certificate=client_certificate,
-        )
+        how: dict[str, Any] = {
+            "endpoint": endpoint,
+            "protocol": protocol,
+            "headers": headers,
+            "timeout": timeout,
+            "compression": compression,
+            "insecure": insecure,
+            "certificate": certificate,
+            "client_key": client_key,
+            "client_certificate": client_certificate,
+        }
+        wire = settings.wire("traces", **how)
+        self._how = how
+        self._inspector: Any = inspector
         self._scope = InstrumentationScope(_SCOPE, version_of_package())
         if span_exporter is None:
             self.endpoint = wire.url
@@ -246,6 +250,25 @@ class OtelExporter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.shutdown()
+
+    def meter_provider(self, interval: float = 60.0, exporter: MetricExporter | None = None) -> MeterProvider:
+        """A MeterProvider of the SDK that exports the metrics of the inspector, the same as on /metrics, every
+        `interval` seconds, and with them what is measured with its meters. They go where the tasks go, or to
+        `exporter`. It is the caller's to shut down.
+
+        Raises ConfigError unless `interval` is a finite number above 0.
+        """
+        from .otel.metrics import metric_exporter, provider_of
+
+        seconds = settings.batching(interval).interval
+        if exporter is None:
+            how = dict(self._how)
+            endpoint = how["endpoint"]
+            if isinstance(endpoint, str) and endpoint.rstrip("/").endswith("/v1/traces"):
+                how["endpoint"] = endpoint.rstrip("/").removesuffix("/v1/traces")
+                how["protocol"] = how["protocol"] or "http/protobuf"
+            exporter = metric_exporter(settings.wire("metrics", **how))
+        return provider_of(exporter, self._inspector, self.resource, seconds)
 
     # -- on the way --------------------------------------------------------------------------------------------------
 
