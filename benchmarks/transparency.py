@@ -86,7 +86,7 @@ SUITES = (
             "pytest>=9",
             "trio",
         ),
-        ("tests",),
+        ("-p", "anyio.pytest_plugin", "tests"),
         *_MIDDLEWARE,
     ),
     Suite(
@@ -175,6 +175,9 @@ def finish(run: subprocess.Popen[bytes], report: Path) -> dict[str, Any]:
         say(f"pytest broke off with status {status}; the end of {log.relative_to(ROOT)}:\n{end}")
         sys.exit(2)
     found: dict[str, Any] = json.loads(report.read_text("utf-8"))
+    if not found["outcomes"]:
+        say(f"pytest ran no test; see {report.with_suffix('.log').relative_to(ROOT)}")
+        sys.exit(2)
     return found
 
 

@@ -140,6 +140,25 @@ def test_foundations_stand_alone(module: str) -> None:
     assert imported_by(PACKAGE / f"{module}.py") <= {"states", "catalogue", "errors"}
 
 
+@pytest.mark.parametrize("module", ["asgi", "aiohttp", "serving", "routes", "queues", "trio", "anyio"])
+def test_integrations_make_spans(module: str) -> None:
+    """And know nothing of who counts them; /metrics in an application is an exporter's."""
+    assert not imported_by(PACKAGE / "integrations" / f"{module}.py") & (BEHIND | {"snapshot", "exporters", "handler"})
+
+
+def test_integrations_import_no_framework() -> None:
+    """But those that are named after what they are for."""
+    code = (
+        "import sys\n"
+        "from asyncinspect_logging.integrations import anyio, asgi, console, queues\n"
+        "frameworks = {'aiohttp', 'aiomonitor', 'anyio', 'arq', 'celery', 'click', 'fastapi', 'litestar', 'rich'}\n"
+        "frameworks |= {'starlette', 'trio', 'uvicorn', 'prometheus_client'}\n"
+        "heavy = frameworks & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def test_import_starts_nothing_and_needs_no_extra() -> None:
     """No thread, no handler, no logging configured, and none of the optional packages."""
     code = (
@@ -148,6 +167,7 @@ def test_import_starts_nothing_and_needs_no_extra() -> None:
         "assert not logging.getLogger().handlers and not logging.getLogger('asyncinspect').handlers\n"
         "extras = {'structlog', 'opentelemetry', 'statsd', 'rich', 'click', 'prometheus_client', 'trio'}\n"
         "extras |= {'pythonjsonlogger', 'orjson', 'msgspec', 'zstandard'}\n"
+        "extras |= {'aiohttp', 'aiomonitor', 'anyio', 'celery', 'fastapi', 'litestar', 'starlette'}\n"
         "heavy = extras & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
