@@ -82,6 +82,9 @@ NAMES: Final = ".names"
 _CELL: Final = 8
 #: Names that the file has room for at first.
 _FIRST: Final = 16
+#: Announcements that wait, from which on nobody is going to count them.
+_STUCK: Final = 10_000
+_NO_ROOM: Final = (RecursionError, MemoryError)
 _POLL_BOUNDS: Final = tuple(POLL_COUNT_BOUNDS)
 
 
@@ -249,8 +252,10 @@ class SharedCounts:
 
     def announce(self, span: Any) -> None:
         """A span begins, its tally has grown, or it is over; or else it is a notice. Raises nothing, never waits."""
-        number = span.number
-        if number != NO_SPAN:
+        try:
+            number = span.number
+            if number == NO_SPAN:
+                return
             outcome = span.outcome
             # To be told of its end, which may come before its beginning is counted.
             span.listed = True
@@ -266,16 +271,22 @@ class SharedCounts:
                         slot = self._open.pop(number, None)
                         if slot is not None:
                             self._count_end(span, slot, outcome)
-                except Exception as error:
-                    self._say(error)
                 finally:
                     self._release()
             if self._late:
                 self._catch_up()
-        self._told(span)
+        except Exception as error:
+            if error.__class__ not in _NO_ROOM:
+                self._say(error)
+        finally:
+            self._told(span)
 
     def _catch_up(self) -> None:
         """Count what came while the lock was held, unless somebody is at it already, who will look again after it."""
+        if len(self._late) > _STUCK:
+            # Whoever had the lock was interrupted with it in hand, by a signal handler that raised.
+            self._lock = threading.Lock()
+            self._acquire, self._release = self._lock.acquire, self._lock.release
         while self._late and self._lock.acquire(False):
             try:
                 while self._late:

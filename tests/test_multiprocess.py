@@ -371,6 +371,33 @@ def test_threads(tmp_path: Path, exporter: PrometheusExporter) -> None:
     assert count(exporter.gather()) == 12_000
 
 
+def test_a_lock_that_nobody_gives_back(tmp_path: Path, exporter: PrometheusExporter) -> None:
+    """As when a signal handler raises at the wrong moment: nothing waits for it for ever, and nothing is lost."""
+    spans(1)
+    inspector = exporter._pages._source._inspectors[0]  # type: ignore[attr-defined]
+    inspector._announce.__self__._lock.acquire()
+    spans(6000)
+    assert own_counts(tmp_path).names["job"][0] > 4000
+    spans(10)
+    assert own_counts(tmp_path).names["job"][0] == 6011
+
+
+def test_no_room_on_the_stack(tmp_path: Path, exporter: PrometheusExporter) -> None:
+    """Spans near the recursion limit harm nobody, and what was begun is ended."""
+
+    def deep() -> None:
+        with span("deep"):
+            deep()
+
+    with pytest.raises(RecursionError):
+        deep()
+    spans(3)
+    page = exporter.gather()
+    assert count(page) == 3
+    assert count(page, "tasks_failed_total", "deep") > 100
+    assert numbers(page)["async_inspect_active_tasks"] == 0
+
+
 def test_two_handlers_and_two_exporters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listen: Callable[..., Inspector]
 ) -> None:

@@ -31,7 +31,7 @@ from .totals import Corrupt, Totals, totals_of
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["VARIABLE", "Applications", "Processes", "join", "shared_folder"]
+__all__ = ["VARIABLE", "Processes", "join", "shared_folder"]
 
 #: Names the folder; prometheus_client has its files there too.
 VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
@@ -125,7 +125,7 @@ class Processes:
 
     def __init__(self, folder: str, inspectors: Sequence[Any]) -> None:
         self.config = getattr(inspectors[0], "config", None)
-        self.folder = self._folder = folder
+        self._folder = folder
         self._inspectors = tuple(inspectors)
         self._members = [
             _members.setdefault(inspector, {}).get(folder) or _join(folder, inspector) for inspector in inspectors
@@ -134,6 +134,12 @@ class Processes:
         self._limit: int | None = limit
         # The totals of those that are gone, by the number of their file; such a file never changes.
         self._ended: tuple[int, Totals, frozenset[str]] = (0, Totals(), frozenset())
+
+    def registry(self) -> CollectorRegistry:
+        """A new one, with the application's own metrics of all processes."""
+        registry = CollectorRegistry()
+        registry.register(_Applications(self._folder))
+        return registry
 
     def add_duration_bounds(self, bounds: Sequence[float], /) -> None:
         for inspector in self._inspectors:
@@ -335,7 +341,7 @@ def _replace(path: str, data: bytes) -> None:
         raise
 
 
-class Applications:
+class _Applications:
     """A collector of the application's own metrics, which prometheus_client has in the same folder."""
 
     def __init__(self, folder: str) -> None:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Final, Unpack
+from typing import TYPE_CHECKING, Final, Unpack
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
@@ -20,14 +20,17 @@ from . import scrape
 from .combine import combine
 from .exposition import Renderer
 from .families import Group
-from .multiprocess import Applications, Processes, join
 from .options import AllOptions, Options, check_buckets, check_label, check_seconds
 from .pages import PageMaker, Source, Updater
 from .server import MetricsServer, check_path
 
+if TYPE_CHECKING:
+    from .multiprocess import Processes
+
 __all__ = ["PrometheusExporter", "Source"]
 
 _PORT_VARIABLE: Final = "ASYNC_INSPECT_METRICS_PORT"
+_FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class _Sum:
@@ -46,6 +49,10 @@ class _Sum:
 
 
 def _all_processes(source: Source) -> Processes | None:
+    if not os.environ.get(_FOLDER_VARIABLE):
+        return None
+    from .multiprocess import join
+
     return join(source.sources if isinstance(source, _Sum) else [source])
 
 
@@ -116,8 +123,7 @@ class PrometheusExporter:
             # Any process may serve the next scrape, from which no older page may come.
             interval = 0.0
             if registry is None:
-                registry = CollectorRegistry()
-                registry.register(Applications(processes.folder))
+                registry = processes.registry()
         self._shared = processes is not None
         config = getattr(source, "config", None) or Config()
         self._address: int | str = config.metrics_port if port is None else port
