@@ -65,6 +65,6 @@ if __name__ == "__main__":
         requests = next(each for each in told.names if each.name == "request")
         waited = sum(each.total for each in told.contention)
         print(
-            f"{name}: p99 {requests.durations.p99 * 1e3:.0f} ms, on the loop {requests.busy * 1e3:.0f} ms, "
+            f"{name}: p99 {(requests.durations.p99 or 0) * 1e3:.0f} ms, on the loop {requests.busy * 1e3:.0f} ms, "
             f"waited for connections {waited * 1e3:.0f} ms"
         )

@@ -78,7 +78,7 @@ async def main(exporter: PrometheusExporter) -> str:
             group.create_task(serve_until(done, listening))
             await asyncio.to_thread(load, listening.getsockname()[1])
             url = f"http://127.0.0.1:{metrics.port}/metrics"
-            page = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
+            page: str = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
             done.set()
     return page
 

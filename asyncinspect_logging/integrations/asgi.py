@@ -119,12 +119,11 @@ class AsyncInspectMiddleware:
             method = "WS"
             fields["http.request.method"] = "GET"
         if template is None:
-            name = "WS unmatched" if method == "WS" else "HTTP unmatched"
+            name = f"{'WS' if method == 'WS' else 'HTTP'} {UNMATCHED}"
         else:
             fields["http.route"] = template
             name = f"{method} {template}"
         header = _traceparent(scope) if self._remote else None
-        # All that is said of the coroutine is its name: one of a class is that of the class, whatever it is called by.
         return ServedSpan.new(name, qualname_of(self.app), self._route, fields, parent_of(header), exchange.verdict)
 
 
