@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from itertools import repeat, starmap
+from itertools import islice, repeat, starmap
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from . import clock as system_clock
@@ -12,7 +12,7 @@ from . import process
 from .errors import ConfigError
 from .opened import pending_numbers, running_spans
 from .snapshot import TaskView
-from .spans import INHERIT
+from .spans import INHERIT, Span
 from .states import OUTCOMES, TaskState
 from .told import ToldSpan
 from .views import task_view
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from .retention import Note
     from .routing import Clock
 
-__all__ = ["WAITING", "Finished", "FinishedSpan", "FinishedTask"]
+__all__ = ["WAITING", "Ending", "Finished", "FinishedSpan", "FinishedTask", "endings"]
 
+#: Finished tasks that are looked at for examples.
+_NEWEST: Final = 1000
 #: Tasks that wait for their reader.
 WAITING: Final = 50_000
 
@@ -71,6 +73,46 @@ class FinishedSpan(NamedTuple):
     parent_closed: bool
     remote: bool
     notes: tuple[tuple[int, str, str], ...]
+
+
+class Ending(NamedTuple):
+    """How a task ended that is kept. `duration` and `max_poll` in ns, `at` in Unix time in s."""
+
+    name: str
+    state: str
+    duration: int
+    polls: int
+    max_poll: int
+    at: float
+    trace_id: str
+    span_id: str
+
+
+def endings(placing: Placing, clock: Clock) -> list[Ending]:
+    """The newest of the finished tasks that are kept, newest first."""
+    offset = system_clock.wall_ns(0, clock)
+    found = []
+    for task in islice(reversed(placing.books.retention.tasks), _NEWEST):
+        if isinstance(task, ToldSpan):
+            tally: Any = task
+            own = task.wall_offset
+        elif isinstance(task, Span):
+            tally, own = task.tally, offset
+        else:
+            continue  # came in bulk, out of a log
+        found.append(
+            Ending(
+                task.name,
+                _STATES[task.outcome],
+                task.exited_at - (task.entered_at or task.spawned_at),
+                1 if tally is None else tally.polls,
+                0 if tally is None else tally.max_poll,
+                (task.exited_at + own) / 1e9,
+                task.trace_id,
+                task.id,
+            )
+        )
+    return found
 
 
 class Finished:

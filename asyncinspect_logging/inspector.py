@@ -28,7 +28,7 @@ from .detect.waiting import tell_dissolved
 from .detect.watch import watch
 from .diagnostics import warn_once
 from .errors import ConfigError
-from .finished import WAITING, Finished
+from .finished import WAITING, Ending, Finished, endings
 from .placing import Placing
 from .records import payload_of
 from .retention import Note
@@ -326,6 +326,12 @@ class Inspector:
         they are taken. Raises ConfigError for what is no number of tasks.
         """
         return Finished(self.enter, self.clock, limit)
+
+    def endings(self) -> list[Ending]:
+        """How the newest finished tasks ended, of those that are kept; the newest first. For exemplars."""
+        found: list[Ending] = []
+        self.enter(lambda placing: found.extend(endings(placing, self.clock)))
+        return found
 
     def snapshot(self, *, tasks: bool = True) -> Snapshot:
         """Everything as of now. Without `tasks`, `.tasks` is empty, and the cost is the same however many there are:

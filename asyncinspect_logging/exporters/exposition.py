@@ -13,14 +13,17 @@ from typing import Any, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, UnknownMetricFamily
 from prometheus_client.metrics_core import Metric
+from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
 from ..snapshot import Histogram, Snapshot
 from .combine import cumulative, printable
+from .exemplars import Found
 from .families import DURATIONS, FAMILIES, Family, Group, Labels
 
 __all__ = ["Renderer"]
 
+_NO_EXAMPLES: Final[Found] = {}
 _go: Final[Callable[[float], str]] = floatToGoString
 
 #: From here on prometheus_client writes a value with an exponent, as Go does.
@@ -85,14 +88,17 @@ class _Form:
         # label values of the last page -> histogram and its text, which a cached page holds too
         self._last: dict[Labels, tuple[Histogram, str]] = {}
 
-    def metric(self, snapshot: Snapshot | None) -> Metric:
+    def metric(self, snapshot: Snapshot | None, found: Found = _NO_EXAMPLES) -> Metric:
         """The family as a metric object, without samples if there is no snapshot."""
         family = self.family
         metric = _KINDS[family.type](family.name, family.help, labels=self.labels, unit=family.unit)
         for labels, value in family.rows(snapshot) if snapshot else ():
             if family.type == "histogram":
-                buckets = zip(self.les, cumulative(value, self.bounds), strict=True)
-                metric.add_metric(labels, list(buckets), value.sum)
+                buckets: list[Any] = list(zip(self.les, cumulative(value, self.bounds), strict=True))
+                for index, example in found.get((family.name, labels), {}).items():
+                    ids = {"span_id": example.span_id, "trace_id": example.trace_id}
+                    buckets[index] = (*buckets[index], Exemplar(ids, example.value, example.at))
+                metric.add_metric(labels, buckets, value.sum)
             else:
                 metric.add_metric(labels, value)
         assert isinstance(metric, Metric)
@@ -122,6 +128,21 @@ class _Form:
             self._last[labels] = entry
             blocks.append(entry[1])
         return blocks
+
+    def with_examples(self, blocks: list[str], found: Found) -> list[str]:
+        """The blocks that `blocks` gave last, with exemplars."""
+        if self.family.type != "histogram":
+            return blocks
+        name, these = self.family.name, []
+        for labels, text in zip(self._last, blocks, strict=True):
+            examples = found.get((name, labels))
+            if examples:
+                lines = text.split("\n")
+                for index, example in examples.items():
+                    lines[index] += example.text()
+                text = "\n".join(lines)
+            these.append(text)
+        return these
 
     def _histogram(self, labels: Labels, histogram: Histogram, escaped: _Escaped) -> str:
         counts: tuple[Any, ...] = cumulative(histogram, self.bounds)
@@ -165,15 +186,19 @@ class Renderer:
         """The families without samples."""
         return (form.metric(None) for form in self._forms)
 
-    def metrics(self, snapshot: Snapshot) -> list[Metric]:
-        """The families with their samples."""
+    def metrics(self, snapshot: Snapshot, found: Found = _NO_EXAMPLES) -> list[Metric]:
+        """The families with their samples, and the exemplars that were found."""
         snapshot = printable(snapshot)
-        return [form.metric(snapshot) for form in self._forms]
+        return [form.metric(snapshot, found) for form in self._forms]
 
     def blocks(self, snapshot: Snapshot) -> list[list[str]]:
         """The text of each family's samples, in pieces, for `page`."""
         snapshot, escaped = printable(snapshot), _Escaped()
         return [form.blocks(snapshot, escaped) for form in self._forms]
+
+    def with_examples(self, blocks: list[list[str]], found: Found) -> list[list[str]]:
+        """What `blocks` gave last, with the exemplars that were found: for a page of OpenMetrics."""
+        return [form.with_examples(lines, found) for form, lines in zip(self._forms, blocks, strict=True)]
 
     def page(self, blocks: Iterable[list[str]], *, openmetrics: bool = False) -> bytes:
         """The text of all families, without the `# EOF` line that ends an OpenMetrics page."""

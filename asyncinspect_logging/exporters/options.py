@@ -29,6 +29,7 @@ class Options(TypedDict, total=False):
     health_metrics: bool
     duration_buckets: Sequence[float]
     name_label: str
+    exemplars: bool
 
 
 class AllOptions(Options, total=False):

@@ -17,6 +17,7 @@ from prometheus_client.openmetrics import exposition as openmetrics_exposition
 from .. import clock
 from ..diagnostics import warn_once
 from ..snapshot import Snapshot
+from .exemplars import Exemplars, Found
 from .exposition import Renderer
 
 __all__ = ["Page", "PageMaker", "Source", "Updater"]
@@ -65,16 +66,20 @@ class Page:
     `at` is the monotonic time in ns before the snapshot was taken.
     """
 
-    def __init__(self, at: int, renderer: Renderer, snapshot: Snapshot, others: Sequence[Metric]) -> None:
+    def __init__(
+        self, at: int, renderer: Renderer, snapshot: Snapshot, others: Sequence[Metric], found: Found | None = None
+    ) -> None:
         self.at = at
         self._renderer = renderer
         self._blocks = renderer.blocks(snapshot)
+        # Text 0.0.4 knows of no exemplars.
+        self._with_examples = self._blocks if not found else renderer.with_examples(self._blocks, found)
         self._others = others
         self._packed: dict[bool, bytes] = {}
 
     def text(self, *, openmetrics: bool = False) -> bytes:
         """The page in the format OpenMetrics, or 0.0.4."""
-        ours = self._renderer.page(self._blocks, openmetrics=openmetrics)
+        ours = self._renderer.page(self._with_examples if openmetrics else self._blocks, openmetrics=openmetrics)
         if self._others:
             return ours + _generate(self._others, openmetrics=openmetrics)
         return ours + _EOF if openmetrics else ours
@@ -99,8 +104,16 @@ class PageMaker:
     after a success is logged.
     """
 
-    def __init__(self, source: Source, renderer: Renderer, registry: CollectorRegistry, interval: float) -> None:
+    def __init__(
+        self,
+        source: Source,
+        renderer: Renderer,
+        registry: CollectorRegistry,
+        interval: float,
+        exemplars: Exemplars | None = None,
+    ) -> None:
         self.interval = interval
+        self._exemplars = exemplars
         #: Seconds between the calls of an updater, or 0: then a page may be as old as the next call may be late.
         self.updated_every = 0.0
         self.errors = 0
@@ -124,12 +137,20 @@ class PageMaker:
         if asked == "the others":
             return []
         if asked == "a page of ours":
-            return self._renderer.metrics(self._source.snapshot(tasks=False))
+            return self._metrics()
         try:
             with self._watched():
-                return self._renderer.metrics(self._source.snapshot(tasks=False))
+                return self._metrics()
         except Exception:
             return []
+
+    def _metrics(self) -> list[Metric]:
+        found = self._examples()
+        return self._renderer.metrics(self._source.snapshot(tasks=False), found)
+
+    def _examples(self) -> Found:
+        # Before the counts, so that no bucket has an example and no count.
+        return {} if self._exemplars is None else self._exemplars.look()
 
     def refresh(self, *, unless_young: bool = False) -> Page:
         """A new page; if `unless_young`, only where there is none that may still be served. Raises what went wrong."""
@@ -141,8 +162,9 @@ class PageMaker:
             try:
                 with self._watched():
                     at = clock.monotonic_ns()
+                    found = self._examples()
                     snapshot = self._source.snapshot(tasks=False)
-                    new = Page(at, self._renderer, snapshot, self._collect(self._registry, "the others"))
+                    new = Page(at, self._renderer, snapshot, self._collect(self._registry, "the others"), found)
                     if page is not None:
                         new.pack_like(page)
             except BaseException:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Unpack
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
@@ -18,6 +18,7 @@ from ..process import after_fork
 from ..snapshot import Snapshot
 from . import scrape
 from .combine import combine
+from .exemplars import Exemplars
 from .exposition import Renderer
 from .families import Group
 from .options import AllOptions, Options, check_buckets, check_label, check_seconds
@@ -56,6 +57,12 @@ def _all_processes(source: Source) -> Processes | None:
     return join(source.sources if isinstance(source, _Sum) else [source])
 
 
+def _endings(source: Any) -> list[Callable[[], Iterable[Any]]]:
+    """What gives the newest finished tasks of an inspector, or of each of several."""
+    sources: Sequence[Any] = source.sources if isinstance(source, _Sum) else [source]
+    return [one.endings for one in sources if callable(getattr(one, "endings", None))]
+
+
 def _default_inspector() -> Source:
     # Not at the top: an exporter of given inspectors needs no other module of the library's left side.
     from ..inspector import Inspector
@@ -80,6 +87,8 @@ class PrometheusExporter:
         the default ones are exact for tasks that end after the exporter was made; earlier ones count at the next
         default bound above theirs.
     name_label: how the label `name` is spelled, for example "task_name".
+    exemplars: True puts trace id and span id of the last task beside the buckets of durations and polls, on pages of
+        OpenMetrics, for whoever exports traces too.
 
     Where the environment variable PROMETHEUS_MULTIPROC_DIR names a folder, the pages are the sums over all processes
     that have such an exporter there, always fresh; and a registry that is not given has the application's own metrics
@@ -102,6 +111,7 @@ class PrometheusExporter:
         health_metrics: bool = True,
         duration_buckets: Sequence[float] = DURATION_BOUNDS,
         name_label: str = "name",
+        exemplars: bool = False,
     ) -> None:
         self.path = check_path(path)
         if port is not None:
@@ -117,6 +127,7 @@ class PrometheusExporter:
         groups = [group for group, on in switches.items() if on]
         self._renderer = Renderer(groups, check_label(name_label), bounds)
         source = _default_inspector() if inspector is None else inspector
+        examples = Exemplars(_endings(source), bounds) if exemplars else None
         processes = _all_processes(source)
         if processes is not None:
             source = processes
@@ -129,7 +140,7 @@ class PrometheusExporter:
         self._address: int | str = config.metrics_port if port is None else port
         #: The registry that holds this exporter; metrics registered there appear on its pages too.
         self.registry: CollectorRegistry = CollectorRegistry() if registry is None else registry
-        self._pages = PageMaker(source, self._renderer, self.registry, interval)
+        self._pages = PageMaker(source, self._renderer, self.registry, interval, examples)
         self._servers: list[MetricsServer] = []
         self._updater: Updater | None = None
         self._register()
