@@ -519,6 +519,20 @@ def test_applications_that_do_not_answer(listen: Any) -> None:
     ]
 
 
+def test_scopes_and_messages_that_lack_something(listen: Any) -> None:
+    """What the specification asks for and is not there is no trouble of ours."""
+    inspector = listen()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start"})
+        await send({"type": "http.response.body"})
+
+    for options in ({}, {"metrics": "/metrics", "exclude": ["/x"]}):
+        middleware = AsyncInspectMiddleware(app, **options)  # type: ignore[arg-type]
+        asyncio.run(middleware({"type": "http"}, _never, _ignore))  # type: ignore[arg-type]
+    assert [(task.name, task.outcome) for task in inspector.snapshot().tasks] == [("HTTP unmatched", "completed")] * 2
+
+
 def http_scope(path: str = "/", **more: Any) -> dict[str, Any]:
     return {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b"", **more}
 

@@ -83,7 +83,7 @@ class AsyncInspectMiddleware:
             await self.app(scope, receive, send)
             return
         if self._page is not None or self._excluded is not None:
-            path = path_in_app(scope)
+            path = path_in_app(scope) if "path" in scope else ""
             if self._page is not None and kind == "http" and path.removesuffix("/") == self._metrics:
                 await self._page(scope, receive, send)
                 return
@@ -102,13 +102,14 @@ class AsyncInspectMiddleware:
         fields: dict[str, Any] = {}
         template = None
         try:
-            template = self._find(scope)
+            # A scope that lacks what the specification asks for is for the application to complain of.
+            template = self._find(scope) if "path" in scope else None
             if self._fields is not None:
                 fields.update(self._fields(scope))
         except Exception:
             warn_once("asgi route", type(self.app).__qualname__, "the route was not found out", exc_info=True)
         if scope["type"] == "http":
-            method = scope["method"]
+            method = scope.get("method", "GET")
             if method in METHODS:
                 fields["http.request.method"] = method
             else:
@@ -128,7 +129,7 @@ class AsyncInspectMiddleware:
 
 
 def _traceparent(scope: Scope) -> bytes | None:
-    found = [value for name, value in scope["headers"] if name == b"traceparent"]
+    found = [value for name, value in scope.get("headers") or () if name == b"traceparent"]
     return found[0] if len(found) == 1 else None
 
 
@@ -194,7 +195,7 @@ class _Http(_Exchange):
         kind = message["type"]
         if kind == "http.response.start":
             self.trailers = bool(message.get("trailers"))
-            self._answered(message["status"])
+            self._answered(message.get("status", 0))
         elif kind == "http.response.body":
             self.complete = not (message.get("more_body") or self.trailers)
         elif kind == "http.response.trailers":
@@ -243,7 +244,7 @@ class _WebSocket(_Exchange):
                 self._answered(403)
             self.complete = True
         elif kind == "websocket.http.response.start":
-            self._answered(message["status"])
+            self._answered(message.get("status", 0))
         await self._sent(message)
 
     def verdict(self, error: BaseException | None) -> BaseException | None:
