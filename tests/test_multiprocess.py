@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
@@ -566,6 +566,7 @@ def made_of(names: dict[str, list[int]], logs: int = 0) -> Totals:
     return totals
 
 
+@settings(max_examples=15)
 @given(st.lists(_CELLS, min_size=1, max_size=4), st.randoms(use_true_random=False))
 def test_sums_in_any_order(parts: list[dict[str, list[int]]], random: Any) -> None:
     """Come out the same, to the last digit of every number."""
