@@ -109,7 +109,9 @@ SUITES = (
             ),
             *("proxy.py", "python-on-whales", "re-assert", "trustme", "setuptools-git", "time-machine", "zlib_ng"),
         ),
+        # Left out is a test that an application without middlewares has none.
         (
+            *("--deselect", "tests/test_web_app.py::test_app_run_middlewares"),
             *("-p", "pytest_mock", "-o", "addopts=", "-p", "aiohttp.pytest_plugin"),
             *("tests/test_web_functional.py", "tests/test_web_app.py", "tests/test_web_middleware.py"),
             *("tests/test_web_websocket_functional.py", "tests/test_web_sendfile_functional.py"),
@@ -299,8 +301,9 @@ def markdown(kept: Sequence[Mapping[str, Any]]) -> str:
         "",
         "Written by `make transparency`: the test suites of packages that were not written with this one in",
         "mind, run from their source distributions, as they are and with `install(sync=True)` on every loop, or our",
-        "middleware in every application (of aiohttp, the tests of its server and client; of Starlette, all but one",
-        "that counts how often a route is asked whether it matches, which is once more). anyio's runs on asyncio",
+        "middleware in every application: of aiohttp, the tests of its server and client, but for one that an application",
+        "without middlewares has none; of Starlette, all but one that counts how often a route is asked whether it",
+        "matches, which is once more. anyio's runs on asyncio",
         "(in debug mode), uvloop, asyncio with eager tasks where there are such, and trio. Tests",
         "that fail both ways miss something on the machine, such as name resolution or IPv6.",
         "",
