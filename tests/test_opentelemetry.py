@@ -497,6 +497,19 @@ def test_the_sampler_decides_by_trace(listen: Listen, make: Make, receiver: Any,
     assert [one.name for one in receiver.spans] == ["request 01"] * 10
 
 
+def test_the_default_is_what_the_caller_says(listen: Listen, make: Make, receiver: Any, to: dict[str, str]) -> None:
+    """A trace that the caller does not sample is not exported; one that began here is."""
+    exporter = make("shop", listen(), **to)
+    for flags in ("00", "01"):
+        with span(f"request {flags}", parent=f"00-{TRACE}-{PARENT}-{flags}"), span(f"query {flags}"):
+            pass
+    with span("root", parent=None):
+        pass
+    exporter.export_tasks()
+    assert sorted(one.name for one in receiver.spans) == ["query 01", "request 01", "root"]
+    assert exporter.unsampled == 2
+
+
 def test_sampling_of_details_has_no_part_in_it(listen: Listen, make: Make, receiver: Any, to: dict[str, str]) -> None:
     """`Config.sampling_rate` is about what is kept in memory."""
     exporter = make("shop", listen(Config(sampling_rate=1000, max_tasks=1)), **to)

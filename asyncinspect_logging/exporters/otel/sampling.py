@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace import sampling
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
 from ...errors import ConfigError
-from ...traceparent import Trace
+from ...traceparent import SAMPLED, Trace
 from . import meaning
 from .readable import KINDS, trace_state
 
@@ -34,6 +34,8 @@ def sampler(given: sampling.Sampler | float | None) -> Decide | None:
     """
     if given is None:
         given = _from_environment()
+    if given is sampling.DEFAULT_ON:
+        return _as_the_caller_says
     if isinstance(given, int | float) and not isinstance(given, bool):
         given = sampling.ParentBasedTraceIdRatio(_ratio("sampler", given))
     if not isinstance(given, sampling.Sampler):
@@ -60,7 +62,15 @@ def _from_environment() -> sampling.Sampler:
     if chosen is None:
         argument = os.environ.get("OTEL_TRACES_SAMPLER_ARG", "").strip() or "1.0"
         chosen = sampling.TraceIdRatioBased(_ratio("OTEL_TRACES_SAMPLER_ARG", argument))
-    return sampling.ParentBased(chosen) if parent_based else chosen
+    if parent_based:
+        return sampling.DEFAULT_ON if chosen is sampling.ALWAYS_ON else sampling.ParentBased(chosen)
+    return chosen
+
+
+def _as_the_caller_says(span: FinishedSpan) -> bool:
+    """What `DEFAULT_ON` comes to: asking the SDK would take longer than exporting the task."""
+    trace = span.trace
+    return trace.__class__ is not Trace or not span.parent or bool(trace.flags & SAMPLED)  # type: ignore[attr-defined]
 
 
 def _decide(chosen: sampling.Sampler) -> Decide:

@@ -224,7 +224,7 @@ def batching(interval: float | None = None, batch_size: int | None = None, queue
     pause = 5.0 if pause is None else _seconds(name, pause)
     sizes = []
     for option, argument, variable, default in (
-        ("batch_size", batch_size, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512),
+        ("batch_size", batch_size, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 2048),
         ("queue_size", queue_size, "OTEL_BSP_MAX_QUEUE_SIZE", 50_000),
     ):
         name, size = _given(option, argument, variable, read=int)
