@@ -301,7 +301,7 @@ def markdown(kept: Sequence[Mapping[str, Any]]) -> str:
         "",
         "Written by `make transparency`: the test suites of packages that were not written with this one in",
         "mind, run from their source distributions, as they are and with `install(sync=True)` on every loop, or our",
-        "middleware in every application: of aiohttp, the tests of its server and client, but for one that an application",
+        "middleware in every application: of aiohttp, the tests of server and client, but for one that an application",
         "without middlewares has none; of Starlette, all but one that counts how often a route is asked whether it",
         "matches, which is once more. anyio's runs on asyncio",
         "(in debug mode), uvloop, asyncio with eager tasks where there are such, and trio. Tests",
