@@ -157,3 +157,13 @@ def test_analyse_log() -> None:
     assert re.search(r"^critical path: \d+ ms$", out, re.MULTILINE)
     assert re.findall(r"^(\w+): refresh ended ", out, re.MULTILINE) == ["outlives_parent"]
     assert run("analyse_log", "--mermaid").startswith("flowchart LR\n")
+
+
+def test_otlp_jaeger() -> None:
+    """One trace: the caller, five checkouts, and a card charged in each, one of them with an error."""
+    pytest.importorskip("opentelemetry.sdk")
+    lines = run("otlp_jaeger").splitlines()
+    assert lines[-1] == "11 spans exported, 0 dropped"
+    assert [line.split()[:2] for line in lines].count(["charge_card", "ERROR"]) == 1
+    assert [line.split()[0] for line in lines].count("checkout") == 5
+    assert len({line.partition("trace_id=")[2][:34] for line in lines if "trace_id=" in line}) == 1
