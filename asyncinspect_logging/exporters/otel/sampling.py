@@ -70,7 +70,7 @@ def _from_environment() -> sampling.Sampler:
 def _as_the_caller_says(span: FinishedSpan) -> bool:
     """What `DEFAULT_ON` comes to: asking the SDK would take longer than exporting the task."""
     trace = span.trace
-    return trace.__class__ is not Trace or not span.parent or bool(trace.flags & SAMPLED)  # type: ignore[attr-defined]
+    return trace.__class__ is not Trace or not span.parent or bool(trace.flags & SAMPLED)
 
 
 def _decide(chosen: sampling.Sampler) -> Decide:
