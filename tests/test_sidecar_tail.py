@@ -306,8 +306,9 @@ def test_an_inode_is_used_again(log: Path) -> None:
     assert numbers(Followed(log, saved=saved).read()) == list(range(100, 110))
 
 
-def test_written_anew_with_the_same_beginning(log: Path) -> None:
-    """Such as a banner that is longer than what a file is known by: it is read from its beginning, being shorter."""
+@pytest.mark.parametrize("more", [0, 20])
+def test_written_anew_with_the_same_beginning(log: Path, more: int) -> None:
+    """Such as a banner that is longer than what a file begins with: it is read from its beginning, be it longer."""
     banner = "= my server 1.0 =\n" * 100
     log.write_text(banner + lines(*range(20)))
     followed = Followed(log)
@@ -318,10 +319,10 @@ def test_written_anew_with_the_same_beginning(log: Path) -> None:
             followed.files.poll(followed._take)
 
     look()
-    log.write_text(banner + lines(*range(100, 110)))
+    log.write_text(banner + lines(*range(100, 110 + more)))
     look()
     assert not followed.files.moved
-    add(log, lines(*range(110, 150)))
+    add(log, lines(*range(110 + more, 150)))
     look()
     assert numbers([line for line in followed.lines if line[0] != "="]) == [*range(20), *range(100, 150)]
 
@@ -383,19 +384,169 @@ def test_what_cannot_be_followed(tmp_path: Path) -> None:
         Files([tmp_path])
 
 
+# -- files that begin alike ---------------------------------------------------------------------------------------
+
+BANNER = "".join(f"= my server 1.0, setting {number} =\n" for number in range(60))
+
+
+def numbered(read: list[str]) -> list[int]:
+    """The lines that are not of a banner."""
+    return sorted(int(line[:4]) for line in read if line[0] != "=")
+
+
+def going_on(followed: Followed, restart: bool, *paths: Path | str) -> Followed:
+    """The same, or the next run, which knows what was read before."""
+    if not restart:
+        return followed
+    after = followed.again(*paths)
+    after.lines = followed.lines
+    return after
+
+
+both = pytest.mark.parametrize("restart", [False, True], ids=["", "restart"])
+
+
+@both
+@pytest.mark.parametrize("names", [("a.log", "b.log"), ("worker-1.log", "worker-2.log"), ("app.log", "app.log.1")])
+def test_two_services_that_begin_alike(tmp_path: Path, names: tuple[str, str], restart: bool) -> None:
+    """Two files are two, whatever both say first, and for how long."""
+    paths = [tmp_path / name for name in names]
+    followed = Followed(*paths)
+    add(paths[0], BANNER)
+    followed.read()
+    add(paths[1], BANNER)
+    followed = going_on(followed, restart, *paths)
+    followed.read()
+    add(paths[1], lines(1))
+    followed.read()
+    followed = going_on(followed, restart, *paths)
+    add(paths[0], lines(2))
+    assert numbered(followed.read()) == [1, 2]
+    assert sum(line[0] == "=" for line in followed.lines) == 2 * 60
+    followed.files.close()
+
+
+def test_two_services_that_say_the_same(tmp_path: Path) -> None:
+    """Both are read, though no byte tells them apart."""
+    followed = Followed(tmp_path / "worker-*.log")
+    for number in (1, 2):
+        add(tmp_path / f"worker-{number}.log", lines(*range(10)))
+        followed.read()
+    assert numbers(followed.lines) == [*range(10)] * 2
+
+
+@both
+def test_a_service_that_is_gone(tmp_path: Path, restart: bool) -> None:
+    """Another one that begins like it is read from its beginning."""
+    followed = Followed(tmp_path / "worker-*.log")
+    add(tmp_path / "worker-1.log", BANNER + lines(1))
+    followed.read()
+    (tmp_path / "worker-1.log").unlink()
+    followed.files.close()
+    followed.read()
+    followed = going_on(followed, restart, tmp_path / "worker-*.log")
+    add(tmp_path / "worker-2.log", BANNER + lines(2, 3, 4))
+    assert numbered(followed.read()) == [1, 2, 3, 4]
+
+
+@both
+@pytest.mark.parametrize("how", ["rename", "copy", "gzip"])
+@pytest.mark.parametrize("unread", [(), (10, 11)])
+@pytest.mark.parametrize("pattern", ["app.log", "app.log*"])
+def test_rotation_of_files_that_begin_alike(
+    log: Path, how: str, unread: tuple[int, ...], restart: bool, pattern: str
+) -> None:
+    """Each line once, also where the next file is longer than the last one was."""
+    followed = Followed(log.with_name(pattern))
+    add(log, BANNER + lines(*range(5)))
+    followed.read()
+    add(log, lines(*unread))
+    followed = going_on(followed, restart, log.with_name(pattern))
+    if how == "copy":
+        shutil.copy(log, f"{log}.1")
+        if not restart:
+            followed.read()
+        os.truncate(log, 0)
+    else:
+        log.rename(f"{log}.1")
+    add(log, BANNER + lines(*range(20, 40)))
+    if how == "gzip":
+        Path(f"{log}.1.gz").write_bytes(gzip.compress(Path(f"{log}.1").read_bytes()))
+        if not restart:
+            followed.read()
+        os.remove(f"{log}.1")
+        followed.files.close()
+    assert numbered(followed.read()) == [*range(5), *unread, *range(20, 40)]
+    followed = going_on(followed, restart, log.with_name(pattern))
+    add(log, lines(40))
+    assert numbered(followed.read()) == [*range(5), *unread, *range(20, 41)]
+    followed.files.close()
+
+
+def test_compressed_beside_what_was_compressed(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that was rotated and compressed before it was seen, and begins like one that is there, is read."""
+    add(log, BANNER + lines(1))
+    followed = Followed(log)
+    followed.read()
+    Path(f"{log}.2.gz").write_bytes(gzip.compress((BANNER + lines(2, 3)).encode()))
+    Path(f"{log}.3.gz").write_bytes(gzip.compress(log.read_bytes()))
+    # It may be in the making.
+    assert numbered(followed.read()) == [1]
+    monkeypatch.setattr(tail, "_SETTLED", 0.0)
+    assert numbered(followed.read()) == [1, 2, 3]
+    assert numbered(followed.again(log).read()) == []
+    followed.files.close()
+
+
+def test_an_empty_file_may_become_a_copy(log: Path) -> None:
+    """Who looks between the making of a copy and the copying reads nothing twice."""
+    add(log, lines(1, 2))
+    followed = Followed(log)
+    followed.read()
+    copy = Path(f"{log}.1")
+    copy.touch()
+    followed.read()
+    copy.write_bytes(log.read_bytes())
+    os.truncate(log, 0)
+    add(log, lines(3))
+    assert numbers(followed.read()) == [1, 2, 3]
+
+
+def test_on_another_device(log: Path) -> None:
+    """After a move of the whole folder, a file with the same name and content goes on where it was."""
+    add(log, lines(1, 2))
+    first = Followed(log)
+    first.read()
+    saved = first.files.dump()
+    first.files.close()
+    saved["files"][0]["key"][0] += 1
+    add(log, lines(3))
+    assert numbers(Followed(log, saved=saved).read()) == [3]
+
+
 steps = st.lists(
     st.sampled_from(["add", "add", "part", "rename", "copy", "pack", "remove", "read", "restart", "twice"]), max_size=25
 )
 
 
+@pytest.mark.parametrize("banner", ["", BANNER], ids=["", "banner"])
 @given(steps=steps)
-def test_each_line_once(tmp_path_factory: pytest.TempPathFactory, steps: list[str]) -> None:
-    """Whatever is done to the files, in whatever order: nothing is read twice, and what is still there is read."""
-    log = tmp_path_factory.mktemp("log") / "app.log"
+def test_each_line_once(tmp_path_factory: pytest.TempPathFactory, banner: str, steps: list[str]) -> None:
+    """Whatever is done to the files, in whatever order: nothing is read twice, and what is still there is read. The
+    same where all files begin alike.
+    """
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tail, "_SETTLED", 0.0)
+        follow(tmp_path_factory.mktemp("log") / "app.log", banner, steps)
+
+
+def follow(log: Path, banner: str, steps: list[str]) -> None:
     followed, read, written, lost, half = Followed(log), [], 0, set(), False
 
     def write() -> None:
         nonlocal written, half
+        if not log.exists() or not log.stat().st_size:
+            add(log, banner)
         add(log, "" if half else f"{written:06} ")
         add(log, f"{'y' * 150}\n")
         written, half = written + 1, False
@@ -412,6 +563,8 @@ def test_each_line_once(tmp_path_factory: pytest.TempPathFactory, steps: list[st
             if step == "twice":
                 write()
         elif step == "part" and not half:
+            if not log.exists() or not log.stat().st_size:
+                add(log, banner)
             add(log, f"{written:06} ")
             half = True
         elif step == "rename" and log.exists() and not half:
@@ -425,7 +578,7 @@ def test_each_line_once(tmp_path_factory: pytest.TempPathFactory, steps: list[st
             Path(f"{log}.1.gz").write_bytes(gzip.compress(Path(f"{log}.1").read_bytes()))
             os.remove(f"{log}.1")
         elif step == "remove" and os.path.exists(f"{log}.1"):
-            lost |= {int(line[:6]) for line in Path(f"{log}.1").read_text().splitlines()}
+            lost |= {int(line[:6]) for line in Path(f"{log}.1").read_text().splitlines() if line[0] != "="}
             os.remove(f"{log}.1")
         elif step == "read":
             followed.read()
@@ -437,6 +590,6 @@ def test_each_line_once(tmp_path_factory: pytest.TempPathFactory, steps: list[st
     followed.read()
     read += followed.read()
     followed.files.close()
-    found = [int(line[:6]) for line in read]
+    found = [int(line[:6]) for line in read if line[0] != "="]
     assert len(found) == len(set(found))
     assert set(range(written)) - lost <= set(found)
