@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from asyncinspect_logging import AsyncInspectHandler, Config, Inspector, Snapshot, span
 from asyncinspect_logging.analysis import compare as compare_module
+from asyncinspect_logging.analysis import relations
 from asyncinspect_logging.analysis.compare import compare
 from asyncinspect_logging.analysis.thresholds import parse_condition
 from asyncinspect_logging.errors import ConfigError
@@ -101,10 +102,10 @@ def test_edges_by_name(program: Callable[[], Program]) -> None:
     after.span("late", parent=after.number + 2)
     after.span("request")
     found = compare(Stream(before.snapshot()), Stream(after.snapshot()))
-    assert found.new_edges == (("request", "cache", "spawn"), ("request", "late", "spawn"))
+    assert found.new_edges == (("request", "cache", "spawned"), ("request", "late", "spawned"))
     assert found.gone_edges == ()
     assert found.failures(["new edges > 1"])[0].message == (
-        "2 new edges: request -> cache (spawn), request -> late (spawn)"
+        "2 new edges: request -> cache (spawned), request -> late (spawned)"
     )
 
 
@@ -141,7 +142,7 @@ def test_real_spans() -> None:
         (3, 5),
     ]
     assert found.new_edges == found.gone_edges == ()
-    assert set(found._after.edges) == {("outer", "inner", "spawn")}
+    assert set(found._after.edges) == {("outer", "inner", "spawned")}
 
 
 def test_quantiles_and_interval(program: Callable[[], Program]) -> None:
@@ -276,8 +277,10 @@ def test_a_snapshot_and_a_stream_give_the_same(program: Callable[[], Program]) -
 
 def test_what_is_kept_has_bounds(program: Callable[[], Program], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of durations, names, edges and spans remembered; the quantiles of a random choice are near those of all."""
-    for bound in ("RESERVOIR", "MAX_NAMES", "MAX_EDGES", "MAX_REMEMBERED"):
+    for bound in ("RESERVOIR", "MAX_NAMES"):
         monkeypatch.setattr(compare_module, bound, 300)
+    for bound in ("_MAX_KNOWN", "_MAX_EDGES", "_MAX_NAMES"):
+        monkeypatch.setattr(relations, bound, 300)
     each = program()
     for index in range(3000):
         each.span("a", 1 + index / 1000)
@@ -286,7 +289,9 @@ def test_what_is_kept_has_bounds(program: Callable[[], Program], monkeypatch: py
         each.span("orphan", parent=10_000 + index)
     run = compare_module._Run(each.snapshot())
     assert len(run.kept["a"].starts) == len(run.kept) == 300
-    assert max(len(run.edges), len(run._names), len(run._waiting)) <= 300
+    found = run._relations
+    assert len(found._kept) == 0
+    assert max(len(run.edges), len(found._known), len(found._unknown), len(found.nodes) - 1) <= 300
     sample = run.sample("a")
     assert sample is not None
     assert math.exp(sorted(sample.logs)[150]) == pytest.approx(0.0025, rel=0.1)

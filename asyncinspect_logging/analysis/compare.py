@@ -6,7 +6,7 @@ import difflib
 import math
 import random
 from array import array
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from statistics import fmean, median
@@ -16,6 +16,7 @@ from ..errors import ConfigError
 from ..snapshot import Histogram, NameView, Snapshot, TaskView
 from .bootstrap import ENOUGH, Evidence, Pair, Sample, at_equal_speed, moderate, stolen
 from .quantiles import histogram_quantile, quantile
+from .relations import Relations
 from .repeats import FEWEST_RUNS, Repeats
 from .thresholds import COUNTS, QUANTILES, Condition, parse_condition
 
@@ -23,10 +24,8 @@ __all__ = ["RESERVOIR", "Change", "Comparison", "Edge", "Ratio", "TaskStream", "
 
 #: Durations kept of each name, chosen at random among all (J. S. Vitter, "Random sampling with a reservoir", 1985).
 RESERVOIR: Final = 4096
-#: Names, and spans remembered by their id for their children to be told whose they are.
+#: Names whose durations are kept.
 MAX_NAMES: Final = 1000
-MAX_REMEMBERED: Final = 50_000
-MAX_EDGES: Final = 10_000
 _MAX_SHOWN: Final = 40
 #: Durations kept of a name in each process, and how many such samples there may be.
 PROCESS_RESERVOIR: Final = 512
@@ -35,9 +34,14 @@ MAX_PROCESS_SAMPLES: Final = 4000
 _FEWEST_NAMES: Final = 3
 #: A process has these bits in common in all ids of its spans.
 _BASE_DIGITS: Final = 8
+_DEADLOCK: Final = "deadlock"
 
-#: Parent's name and child's, and how they belong together: "spawn", or "await" where one waited for the other.
+#: What one end is called, what the other is, and what they have to do with each other, as in a `Graph`: "spawned",
+#: "awaited", "held" or "sent". (Not "waited": whether a lock is waited for is often chance.)
 Edge = tuple[str, str, str]
+_EDGES: Final = ("spawned", "awaited", "held", "sent")
+#: Entries of timelines that are there at level TRACE.
+_STEPS: Final = frozenset({"suspend", "wake", "resume", "wait", "acquire", "release"})
 _Key = TypeVar("_Key")
 
 
@@ -114,9 +118,9 @@ class _Run:
         self._processes: dict[str, dict[str, _Kept]] = {}
         self._spans: dict[str, tuple[float, float]] = {}
         self._process_samples = 0
-        self.edges: Counter[Edge] = Counter()
-        self._names: OrderedDict[str, str] = OrderedDict()
-        self._waiting: OrderedDict[str, Counter[tuple[str, str]]] = OrderedDict()
+        self._relations = Relations(keep=0, anonymous=True)
+        #: Whether what each task waited for and held is known.
+        self.steps = False
         if isinstance(source, Snapshot):
             self._read(source.tasks)
             rest = source
@@ -130,10 +134,16 @@ class _Run:
         self.names: Mapping[str, NameView] = rest.names
         #: Whether records are missing, or could not be read, so that counts are lower bounds.
         self.partial = any(rest.dropped.get(reason) for reason in ("gap", "malformed"))
+        self.edges = {edge for edge in self._relations.labelled() if edge[2] in _EDGES}
+        #: Whether all tasks were there, and so all that one began.
+        self.whole = self._relations.tasks >= sum(view.spawned for view in self.names.values())
         self.findings = Counter({(kind, name): count for (kind, name), count in rest.lints.items() if count})
         for finding in rest.findings:
             if (finding.kind, finding.name) not in rest.lints:
                 self.findings[finding.kind, finding.name] += 1
+        # A page counts deadlocks, and does not say whose they are.
+        if rest.deadlocks and not any(kind == _DEADLOCK for kind, _ in self.findings):
+            self.findings[_DEADLOCK, ""] = rest.deadlocks
 
     def _read(self, tasks: Iterable[TaskView]) -> None:
         for task in tasks:
@@ -147,7 +157,8 @@ class _Run:
                     kept = self.kept[name] = _Kept(name, RESERVOIR)
                 kept.add(task.started_at, task.duration)
                 self._add_to_process(task.id[:_BASE_DIGITS], name, task.started_at, task.duration)
-            self._connect(task)
+            self._relations.take(task)
+            self.steps = self.steps or bool(task.awaiting) or any(event.kind in _STEPS for event in task.events)
 
     def _add_to_process(self, process: str, name: str, start: float, duration: float) -> None:
         kept = self._processes.get(process, {}).get(name)
@@ -193,33 +204,6 @@ class _Run:
             if name in names and len(names[name]) * min(q, 1 - q) >= ENOUGH
         }
 
-    def _connect(self, task: TaskView) -> None:
-        names = self._names
-        names[task.id] = task.name
-        if len(names) > MAX_REMEMBERED:
-            names.popitem(last=False)
-        for (child, how), count in self._waiting.pop(task.id, {}).items():
-            self._edge(task.name, child, how, count)
-        if task.parent_id is not None:
-            self._belongs(task.parent_id, task.name, "spawn")
-        for other in task.awaiting:
-            if other in names:
-                self._edge(task.name, names[other], "await", 1)
-
-    def _belongs(self, parent: str, child: str, how: str) -> None:
-        if parent in self._names:
-            self._edge(self._names[parent], child, how, 1)
-            return
-        # A child ends before its parent does, and is told of first.
-        self._waiting.setdefault(parent, Counter())[child, how] += 1
-        if len(self._waiting) > MAX_REMEMBERED:
-            self._waiting.popitem(last=False)
-
-    def _edge(self, parent: str, child: str, how: str, count: int) -> None:
-        edge = (parent, child, how)
-        if edge in self.edges or len(self.edges) < MAX_EDGES:
-            self.edges[edge] += count
-
     def sample(self, name: str) -> Sample | None:
         """The durations of a name, if they are all there or a fair choice of all."""
         kept, view = self.kept.get(name), self.names.get(name)
@@ -231,8 +215,9 @@ class _Run:
 def _family(edges: Iterable[Edge]) -> dict[str, set[str]]:
     """By name, the names that it is inside of, or that are inside of it, at any depth."""
     below: dict[str, set[str]] = {}
-    for parent, child, _ in edges:
-        below.setdefault(parent, set()).add(child)
+    for parent, child, kind in edges:
+        if kind in ("spawned", "awaited"):
+            below.setdefault(parent, set()).add(child)
     family: dict[str, set[str]] = {}
     for name in below:
         found: set[str] = set()
@@ -248,11 +233,27 @@ def _family(edges: Iterable[Edge]) -> dict[str, set[str]]:
     return family
 
 
+def _new_edges(before: _Run, after: _Run) -> tuple[Edge, ...] | None:
+    if not before.whole:
+        return None
+    return tuple(sorted(e for e in after.edges - before.edges if before.steps or e[2] == "spawned"))
+
+
+def _new_findings(before: _Run, after: _Run) -> tuple[tuple[str, str], ...]:
+    found = after.findings.keys() - before.findings.keys()
+    nameless = (_DEADLOCK, "") in before.findings or (_DEADLOCK, "") in found
+    if nameless and any(kind == _DEADLOCK for kind, _ in before.findings):
+        found = {each for each in found if each[0] != _DEADLOCK}
+    return tuple(sorted(found))
+
+
 class Comparison:
     """Two runs, compared; made by `compare`.
 
     `changes` has every name, those of most spans first; `new_names`, `gone_names`, `new_edges`, `gone_edges`,
-    `new_findings` and `gone_findings` (pairs of kind and name) are what only one of the two has. `machine` is by how
+    `new_findings` and `gone_findings` (pairs of kind and name) are what only one of the two has. Edges are None where
+    the other side has not all its tasks, as a page of metrics has none; where a side has no step records, only those of
+    the kind "spawned" are compared. `machine` is by how
     much the names that follow the machine's speed were slower after than before, 1.0 where that is not known.
     """
 
@@ -262,10 +263,8 @@ class Comparison:
         self._evidence: dict[str, dict[str, Evidence | Repeats]] = {}
         self.new_names = tuple(sorted(after.names.keys() - before.names.keys()))
         self.gone_names = tuple(sorted(before.names.keys() - after.names.keys()))
-        self.new_edges = tuple(sorted(after.edges.keys() - before.edges.keys()))
-        self.gone_edges = tuple(sorted(before.edges.keys() - after.edges.keys()))
-        self.new_findings = tuple(sorted(after.findings.keys() - before.findings.keys()))
-        self.gone_findings = tuple(sorted(before.findings.keys() - after.findings.keys()))
+        self.new_edges, self.gone_edges = _new_edges(before, after), _new_edges(after, before)
+        self.new_findings, self.gone_findings = _new_findings(before, after), _new_findings(after, before)
         self._before, self._after = before, after
         pairs: dict[str, Pair] = {}
         for name in before.names.keys() & after.names.keys():
@@ -467,10 +466,19 @@ class Comparison:
         return Verdict(condition.text, condition.name, shown, subject)
 
     def _judge_list(self, condition: Condition) -> Verdict:
-        found: Sequence[Any] = getattr(self, condition.measure.replace(" ", "_"))
+        word, what = condition.measure.split()
+        found: Sequence[Any] | None = getattr(self, f"{word}_{what}")
+        one, other = (self._before, self._after) if word == "new" else (self._after, self._before)
+        if found is None:
+            return Verdict(condition.text, None, None, _untold(word))
         shown = ", ".join(_label(each) for each in found[:5]) + (", …" if len(found) > 5 else "")
         message = f"{len(found)} {condition.measure}" + (f": {shown}" if found else "")
-        return Verdict(condition.text, None, condition.holds(len(found)), message)
+        holds = condition.holds(len(found))
+        # There may be more than those that were found.
+        least = other.partial or (what == "edges" and not (other.whole and one.steps == other.steps))
+        if least and holds is not condition.above:
+            return Verdict(condition.text, None, None, f"{message}, at least: not all is known")
+        return Verdict(condition.text, None, holds, message)
 
     # -- out ---------------------------------------------------------------------------------------------------------
 
@@ -490,12 +498,12 @@ class Comparison:
             ],
             "new": {
                 "names": list(self.new_names),
-                "edges": [list(edge) for edge in self.new_edges],
+                "edges": _lists(self.new_edges),
                 "findings": [list(finding) for finding in self.new_findings],
             },
             "gone": {
                 "names": list(self.gone_names),
-                "edges": [list(edge) for edge in self.gone_edges],
+                "edges": _lists(self.gone_edges),
                 "findings": [list(finding) for finding in self.gone_findings],
             },
         }
@@ -505,7 +513,10 @@ class Comparison:
         lines: list[str] = []
         for word in ("new", "gone"):
             for what in ("names", "edges", "findings"):
-                found: Sequence[Any] = getattr(self, f"{word}_{what}")
+                found: Sequence[Any] | None = getattr(self, f"{word}_{what}")
+                if found is None:
+                    lines.append(_untold(word))
+                    continue
                 lines += [f"{word} {what.removesuffix('s')}: {_label(each)}" for each in found[:_MAX_SHOWN]]
                 if len(found) > _MAX_SHOWN:
                     lines.append(f"… and {len(found) - _MAX_SHOWN} more {word} {what}")
@@ -595,6 +606,14 @@ def _outcomes(change: Change) -> str:
     return ", ".join(parts) or "no spans"
 
 
+def _lists(edges: Iterable[Edge] | None) -> list[list[str]] | None:
+    return None if edges is None else [list(edge) for edge in edges]
+
+
+def _untold(word: str) -> str:
+    return f"{word} edges are unknown: the run {'before' if word == 'new' else 'after'} does not have all its tasks"
+
+
 def _shown_name(name: str) -> str:
     return name if name.isprintable() else repr(name)
 
@@ -604,4 +623,4 @@ def _label(each: Any) -> str:
         return _shown_name(each)
     if len(each) == 3:
         return f"{_shown_name(each[0])} -> {_shown_name(each[1])} ({each[2]})"
-    return f"{each[0]} in {_shown_name(each[1])}"
+    return f"{each[0]} in {_shown_name(each[1])}" if each[1] else str(each[0])
