@@ -14,12 +14,13 @@ import stat
 import sys
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from ..errors import MissingExtraError
+from .zstd import ZSTD, Zstd
 
-__all__ = ["LONG_LINE", "MAX_LINE", "Batch", "LogFileError", "Paths", "Source", "batches", "sources"]
+__all__ = ["LONG_LINE", "MAX_LINE", "Batch", "LogFileError", "Paths", "Source", "batches", "sources", "unpacked"]
 
 #: Bytes read at a time. The lines of that are worked off together.
 _CHUNK: Final = 1 << 18
@@ -28,8 +29,6 @@ MAX_LINE: Final = 1 << 24
 LONG_LINE: Final = 1 << 20
 #: Files open at a time.
 _MAX_OPEN: Final = 100
-#: Memory that a zstd file may ask for.
-_MAX_WINDOW: Final = 1 << 27
 _WALL: Final = re.compile(rb'"wall":\s?(\d{1,19})[,}\s]')
 
 
@@ -38,8 +37,9 @@ class LogFileError(ValueError):
 
 
 class Batch(NamedTuple):
-    """Lines that follow each other in a source. `first`: the number of the first, counted from 1. `cut`: the last has
-    no end. `long`: it is one line of more than `LONG_LINE` bytes. `problem`: these are no lines, but this was wrong.
+    """Lines that follow each other in a source, with their ends. `first`: the number of the first, counted from 1.
+    `cut`: the last has no end. `long`: it is one line of more than `LONG_LINE` bytes. `problem`: these
+    are no lines, but this was wrong.
     """
 
     source: Source
@@ -119,13 +119,13 @@ class Source:
 
     def batches(self, *, timed: bool = False) -> Iterator[Batch]:
         """All lines. `timed`: say in `wall` when the next ones are of."""
-        number, rest, parts, passing, broken = 1, b"", 0, False, ""
+        number, rest, passing, broken = 1, b"", False, ""
         chunks = self._chunks()
         while True:
             try:
                 data = next(chunks, b"")
             except (EOFError, OSError, zlib.error, ValueError) as error:
-                # What is compressed and damaged. ValueError: zstandard's errors are made so below.
+                # What is compressed and damaged.
                 data, broken = b"", f"the file cannot be read on: {error}; make it whole, or leave it out"
             if not data:
                 break
@@ -133,9 +133,11 @@ class Source:
                 found = _WALL.search(data)
                 if found:
                     self.wall = int(found[1])
-            lines = data.split(b"\n")
+            # It looks for their ends with memchr; `split` goes byte by byte, which took a twelfth of all reading.
+            lines = BytesIO(data).readlines()
+            if data.endswith(b"\n"):
+                lines.append(b"")
             if rest or passing:
-                parts += 1
                 if len(lines) == 1 and not passing and len(rest) + len(data) <= MAX_LINE:
                     rest += data
                     continue
@@ -176,7 +178,7 @@ class Source:
             except OSError as error:
                 raise LogFileError(f"{self.name!r} cannot be read: {error.strerror}") from None
         try:
-            stream = _unpacked(raw)
+            stream = unpacked(raw)
             count, read = stream is raw and self.name == "-", _reader(stream)
             while data := read(_CHUNK):
                 self.done = self.done + len(data) if count or not raw.seekable() else raw.tell()
@@ -192,33 +194,18 @@ def _reader(stream: Any) -> Callable[[int], bytes]:
     return read
 
 
-def _unpacked(raw: Any) -> Any:
-    """What is in the file, by its first bytes and not by its name."""
+def unpacked(raw: Any) -> Any:
+    """What is in a file, by its first bytes and not by its name: `raw` itself, or what reads its text.
+
+    Reading that raises EOFError, OSError, zlib.error or ValueError where it is damaged or cut short. Raises
+    MissingExtraError where it is compressed with zstd and the package for that is missing.
+    """
     magic = raw.peek(4)[:4] if hasattr(raw, "peek") else b""
     if magic[:2] == b"\x1f\x8b":
         return gzip.GzipFile(fileobj=raw)
-    if magic == b"\x28\xb5\x2f\xfd":
-        try:
-            import zstandard
-        except ImportError:
-            raise MissingExtraError("A log that is compressed with zstd", "replay") from None
-        return _Zstd(zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW), raw, zstandard.ZstdError)
+    if magic == ZSTD:
+        return Zstd(raw)
     return raw
-
-
-class _Zstd:
-    """A zstd file, of one frame or several. Where it is cut off, it ends."""
-
-    def __init__(self, decompressor: Any, raw: Any, error: type[Exception]) -> None:
-        self._stream = decompressor.stream_reader(raw, read_across_frames=True)
-        self._error = error
-
-    def read(self, size: int) -> bytes:
-        try:
-            data: bytes = self._stream.read(size)
-        except self._error as error:
-            raise ValueError(str(error)) from None
-        return data
 
 
 def _begins(source: Source, first_time: Callable[[Iterable[bytes]], int] | None) -> int:

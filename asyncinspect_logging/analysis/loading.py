@@ -93,7 +93,7 @@ def _head(source: Source) -> bytes:
     if source.size is None:
         return b""
     batch = next(iter(Source(source.name).batches()), None)
-    return b"\n".join(batch.lines[:10])[:_HEAD] if batch else b""
+    return b"".join(batch.lines[:10])[:_HEAD] if batch else b""
 
 
 def _page(source: Source) -> Snapshot:
@@ -138,6 +138,4 @@ def _bytes(source: Source) -> Iterator[bytes]:
     for batch in Source(source.name).batches():
         if batch.problem:
             raise LogFileError(f"{source.name!r}: {batch.problem}")
-        for line in batch.lines:
-            yield line
-            yield b"\n"
+        yield from batch.lines

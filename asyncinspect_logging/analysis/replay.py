@@ -238,7 +238,7 @@ class Reader:
         self.report.foreign += 1
         if self._rules is not None:
             assert self._batch is not None
-            for payload in self._rules.payloads(line, self._batch.source.name, number):
+            for payload in self._rules.payloads(line.removesuffix(b"\n"), self._batch.source.name, number):
                 self._record(payload, placing, number, ruled=True)
 
     def _broken(self, number: int, what: str) -> None:
@@ -397,9 +397,9 @@ class LogTasks:
 
     def _take_open(self, placing: Placing) -> None:
         placing.complete()
-        self._ready = [
-            self._view(task, getattr(task, "state", None) or TaskState.PENDING) for task in placing.books.live.values()
-        ]
+        # The youngest first, so that most come after those that were begun in them.
+        live = reversed(placing.books.live.values())
+        self._ready = [self._view(task, getattr(task, "state", None) or TaskState.PENDING) for task in live]
 
     def _sort_notes(self, retention: Any) -> None:
         """By span, so that they go with their task."""
