@@ -15,8 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncinspect_logging import Config, Inspector, TaskState, install, span
-from asyncinspect_logging.analysis import paths as paths_module
+from asyncinspect_logging import Config, Inspector, TaskState, install, nesting, span
 from asyncinspect_logging.analysis import quantiles as quantiles_module
 from asyncinspect_logging.analysis.drawing import bar, columns, distribution, duration, ladder, shown
 from asyncinspect_logging.analysis.profile import Profile, profile
@@ -343,6 +342,7 @@ def many(count: int) -> Iterator[TaskView]:
 def test_a_long_stream_is_profiled_in_flat_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice as many tasks take no more memory, and not more than some millions of bytes; quantiles are to 1 %."""
     monkeypatch.setattr(quantiles_module, "EXACT", 200)
+    monkeypatch.setattr(nesting, "_MAX_KNOWN", 500)
     peaks = []
     for count in (2_000, 4_000):
         tracemalloc.start()
@@ -385,7 +385,7 @@ def test_names_chains_and_resources_are_bounded() -> None:
 
 def test_too_many_chains_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is further in counts as one, and the sums stay."""
-    monkeypatch.setattr(paths_module, "_MAX_PATHS", 20)
+    monkeypatch.setattr(nesting, "_MAX_NODES", 20)
     tasks = [task(1000, "root", ended=50.0)]
     for number in range(100):
         tasks.append(task(2 * number, f"a{number}", 1000, 0.0, 2.0))

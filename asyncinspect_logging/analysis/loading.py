@@ -15,7 +15,7 @@ from .files import LogFileError, Source, sources
 from .pages import fetch_page, is_address, is_page, read_page
 
 if TYPE_CHECKING:
-    from ..exporters.source import TaskStream
+    from ..streams import TaskStream
     from .rules import Rules
 
 __all__ = ["LoadError", "load"]
@@ -38,7 +38,7 @@ def load(
     rules: Rules | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Snapshot | TaskStream:
-    """What `where` names: as a stream of tasks (`asyncinspect_logging.exporters.source.TaskStream`) which is read when
+    """What `where` names: as a stream of tasks (`asyncinspect_logging.streams.TaskStream`) which is read when
     it is iterated, so that its length does not matter, or, of a running process, a Snapshot without tasks.
 
     where: "http://host:port", a file or a pattern, "-" for stdin, or a list of logs. Files may be compressed with gzip

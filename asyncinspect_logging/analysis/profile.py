@@ -12,9 +12,9 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from ..catalogue import OTHER
+from ..nesting import Stacks
 from ..snapshot import Histogram, NameView, TaskView
 from .drawing import ladder
-from .paths import HotPath, Paths
 from .quantiles import Distribution, histogram_quantile
 from .timeline import Met, Source, Times, rest_of, tasks_of, times_of, uses_of
 
@@ -25,8 +25,11 @@ _MAX_NAMES: Final = 1000
 _MAX_RESOURCES: Final = 1000
 #: Names told apart among those who waited for, or held, one resource.
 _MAX_USERS: Final = 50
-#: Chains that a profile has.
+#: Chains that a profile has, and names in one of them; what is further in counts as one.
 _KEPT_PATHS: Final = 1000
+_MAX_DEPTH: Final = 64
+#: A chain that begins in a span that was over long before, or that nobody told of.
+_UNKNOWN: Final = "…"
 
 
 class Durations(NamedTuple):
@@ -89,6 +92,17 @@ class Contention(NamedTuple):
     max: float
     waiters: Mapping[str, tuple[int, float]]
     holders: Mapping[str, tuple[int, float]]
+
+
+class HotPath(NamedTuple):
+    """A chain of names, from a root down to a span, each begun in the one before. Live tasks are in it with their time
+    up to now. `total` is the sum of the durations, `self_time` the part in which nothing begun in them was open.
+    """
+
+    names: tuple[str, ...]
+    tasks: int
+    total: float
+    self_time: float
 
 
 class Profile(NamedTuple):
@@ -194,20 +208,21 @@ def profile(source: Source) -> Profile:
 class _OfName:
     """What is counted of the tasks of one name."""
 
-    __slots__ = ("busy", "durations", "idle", "live", "outcomes", "scheduled", "self_time", "waited")
+    __slots__ = ("busy", "durations", "idle", "live", "outcomes", "scheduled", "self_ns", "waited")
 
     def __init__(self) -> None:
         self.durations = Distribution()
         self.outcomes: dict[str, int] = {}
         self.live = 0
-        self.self_time = self.busy = self.idle = self.scheduled = self.waited = 0.0
+        self.self_ns = 0
+        self.busy = self.idle = self.scheduled = self.waited = 0.0
 
     def merge(self, other: _OfName) -> None:
         self.durations.merge(other.durations)
         for outcome, count in other.outcomes.items():
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + count
         self.live += other.live
-        self.self_time += other.self_time
+        self.self_ns += other.self_ns
         self.busy += other.busy
         self.idle += other.idle
         self.scheduled += other.scheduled
@@ -232,13 +247,13 @@ def _add(users: dict[str, tuple[int, float]], name: str, seconds: float) -> None
 
 
 class _Making:
-    """A profile in the making. Each task comes after those begun in it, but for those that outlive it."""
+    """A profile in the making."""
 
     def __init__(self) -> None:
         self.tasks = 0
         self.names: dict[str, _OfName] = {}
         self.resources: dict[str, _OfResource] = {}
-        self.paths = Paths()
+        self.stacks = Stacks(_MAX_DEPTH, self._alone)
         self.met = Met()
 
     def take(self, task: TaskView) -> None:
@@ -249,18 +264,20 @@ class _Making:
         if mine is None:
             mine = self.names[name] = _OfName()
         lasted = times.ended - times.began if task.duration is None else task.duration
-        alone = self.paths.add(task, name, times, lasted)
+        self.stacks.add(task, name)
         if task.duration is None:
             mine.live += 1
         else:
             mine.durations.add(lasted)
-            mine.self_time += alone
             outcome = task.outcome or task.state.value
             mine.outcomes[outcome] = mine.outcomes.get(outcome, 0) + 1
         mine.busy += task.busy
         mine.idle += task.idle
         mine.scheduled += task.scheduled
         self._uses(task, name, times, mine)
+
+    def _alone(self, name: str, ns: int) -> None:
+        self.names[name].self_ns += ns
 
     def _uses(self, task: TaskView, name: str, times: Times, mine: _OfName) -> None:
         waits, holds, _, _ = uses_of(task, times, self.met)
@@ -300,8 +317,11 @@ class _Making:
                 "not all finished tasks are at hand: their quantiles are estimated from histograms, and self times, "
                 "paths and waits are of those at hand"
             )
-        paths = self.paths.all()
-        if self.paths.folded:
+        paths = [
+            HotPath(stack.names, stack.tasks, stack.total / 1e9, stack.time / 1e9)
+            for stack in self.stacks.stacks(_UNKNOWN)
+        ]
+        if self.stacks.folded:
             notes.append(f"chains too many or too long are cut, and what is further in is {OTHER}")
         contention = [
             Contention(
@@ -372,7 +392,7 @@ def _name_profile(name: str, tasks: _OfName | None, counted: NameView | None) ->
         MappingProxyType(dict(sorted(outcomes.items()))),
         told,
         total,
-        mine.self_time,
+        mine.self_ns / 1e9,
         mine.busy if counted is None else max(counted.busy, mine.busy),
         mine.idle if counted is None else max(counted.idle, mine.idle),
         mine.scheduled if counted is None else max(counted.scheduled, mine.scheduled),

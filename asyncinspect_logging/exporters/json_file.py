@@ -16,6 +16,7 @@ from typing import IO, Any, Final
 
 from ..snapshot import Event, Finding, Histogram, NameView, Snapshot, TaskView
 from ..states import TaskState
+from ..streams import in_snapshot_order
 from .source import Progress, Source, read_source
 from .writing import Path, to_file, to_path, to_string
 
@@ -64,7 +65,7 @@ class JsonExporter:
         Raises `FormatError` where it is no complete export, and OSError where the file cannot be read.
         """
         tasks = JsonTasks(where)
-        found = tuple(tasks)
+        found = in_snapshot_order(tasks)
         return tasks.rest()._replace(tasks=found)
 
 
