@@ -14,7 +14,7 @@ from ..records import flaw_of
 from ..snapshot import TaskView
 from .timeline import HELD, Met, Source, Times, tasks_of, times_of, uses_of
 
-__all__ = ["KINDS", "MAX_FLAWS", "Flaw", "check", "check_payloads"]
+__all__ = ["KINDS", "MAX_FLAWS", "Flaw", "Records", "check", "check_payloads"]
 
 #: Flaws that are listed, unless told otherwise.
 MAX_FLAWS: Final = 1000
@@ -280,18 +280,16 @@ def check_payloads(payloads: Iterable[Mapping[str, Any]], *, limit: int = MAX_FL
     The same record again, by its seq, is no flaw: logs are shipped twice. What was said of a span is judged when
     100,000 others have ended after it, or in the end.
     """
-    making = _Records(limit)
+    making = Records(limit)
     for payload in payloads:
-        try:
-            if flaw_of(payload) is None:
-                making.take(payload)
-        except (AttributeError, TypeError):
-            continue
+        making.take(payload)
     return making.done()
 
 
-class _Records:
-    def __init__(self, limit: int) -> None:
+class Records:
+    """`check_payloads` for payloads that come one by one."""
+
+    def __init__(self, limit: int = MAX_FLAWS) -> None:
         self.flaws = _Flaws(limit)
         self.over: OrderedDict[str, _Told] = OrderedDict()
         self.incomplete: OrderedDict[str, _Told] = OrderedDict()
@@ -299,6 +297,13 @@ class _Records:
         self.forgot = False
 
     def take(self, payload: Mapping[str, Any]) -> None:
+        try:
+            if flaw_of(payload) is None:
+                self._take(payload)
+        except (AttributeError, TypeError):
+            pass
+
+    def _take(self, payload: Mapping[str, Any]) -> None:
         id = payload["id"].lower()
         told = self.over.get(id) or self.incomplete.get(id)
         if told is None:

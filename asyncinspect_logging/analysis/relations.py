@@ -79,8 +79,8 @@ class _Resource:
 class Relations:
     """`nodes` and `edges` are there once it is settled, in an order that depends on what they say alone.
 
-    keep: tasks kept (None: 100,000), for edges from task to task, and for the critical path. anonymous: whether resources without a
-    name are one of each kind, so that what was found can be compared with another run.
+    keep: tasks kept (None: 100,000), for edges from task to task, and for the critical path. anonymous: whether
+        resources without a name are one of each kind, so that what was found can be compared with another run.
     """
 
     def __init__(self, *, keep: int | None = None, anonymous: bool = False) -> None:

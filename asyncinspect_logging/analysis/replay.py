@@ -111,6 +111,8 @@ class Reader:
         self._length = inspector.config.max_field_length
         self._bulk: Bulk | None = None
         self._batch: Batch | None = None
+        #: Is given each batch of lines that is read.
+        self.watch: Callable[[Batch], object] | None = None
         # Lines of the batch that went the general way.
         self._oddities = 0
 
@@ -119,6 +121,8 @@ class Reader:
         clock = self.inspector.clock
         for batch in batches(self.sources, self.progress, getattr(self._rules, "first_time", None)):
             self._batch = batch
+            if self.watch is not None:
+                self.watch(batch)
             self.inspector.enter(self._enter)
             if isinstance(clock, LogClock) and self._bulk is not None:
                 clock.now = self._bulk.latest if self.at is None else self._limit
@@ -357,6 +361,10 @@ class LogTasks:
         self._look_at = _MAX_STRAY_NOTES
         self._ready: list[TaskView] = []
         self._begun = False
+
+    def watch(self, watch: Callable[[Batch], object]) -> None:
+        """Have `watch` called with each batch of lines when it is read."""
+        self._reader.watch = watch
 
     def __iter__(self) -> Iterator[TaskView]:
         """Raises ReplayError where `strict` and a line is broken."""
