@@ -6,15 +6,17 @@ import gzip
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncinspect_logging.errors import ConfigError
-from asyncinspect_logging.sidecar import tail
+from asyncinspect_logging.sidecar import copies, tail
 from asyncinspect_logging.sidecar.tail import Files
 
 
@@ -168,43 +170,53 @@ def test_copied_and_cut_off_between_two_looks(log: Path) -> None:
     assert sorted(numbers(followed.read())) == list(range(9))
 
 
+packers = pytest.mark.parametrize(
+    ("end", "pack"), [("gz", gzip.compress), ("zst", zstandard.compress)], ids=["gzip", "zstd"]
+)
+
+
+@packers
 @pytest.mark.parametrize("more", [(), (10,)])
-def test_compressed(log: Path, more: tuple[int, ...]) -> None:
+def test_compressed(log: Path, more: tuple[int, ...], end: str, pack: Callable[[bytes], bytes]) -> None:
     """Of a compressed file, what was read before it was compressed is passed over."""
     add(log, lines(*range(10)))
     followed = Followed(log)
     followed.read()
     add(log, lines(*more))
-    Path(f"{log}.1.gz").write_bytes(gzip.compress(log.read_bytes()))
+    Path(f"{log}.1.{end}").write_bytes(pack(log.read_bytes()))
     followed.read() if not more else None
     log.unlink()
     followed.files.close()  # as if there had been too many to keep them open
     assert numbers(followed.read()) == [*range(10), *more]
-    Path(f"{log}.1.gz").rename(f"{log}.2.gz")
+    Path(f"{log}.1.{end}").rename(f"{log}.2.{end}")
     assert numbers(followed.read()) == [*range(10), *more]
 
 
-def test_compressed_in_the_middle(log: Path) -> None:
+@packers
+def test_compressed_in_the_middle(log: Path, end: str, pack: Callable[[bytes], bytes]) -> None:
     """A file that is being compressed is waited for."""
     add(log, lines(*range(10)))
     followed = Followed(log)
     followed.read()
     add(log, lines(10))
-    packed = gzip.compress(log.read_bytes())
+    packed = pack(log.read_bytes())
     log.unlink()
     followed.files.close()
-    Path(f"{log}.1.gz").write_bytes(packed[:-20])
+    Path(f"{log}.1.{end}").write_bytes(packed[:-20])
     followed.read()
-    Path(f"{log}.1.gz").write_bytes(packed)
+    Path(f"{log}.1.{end}").write_bytes(packed)
     assert numbers(followed.read()) == list(range(11))
 
 
-def test_long_compressed_file(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@packers
+def test_long_compressed_file(
+    log: Path, monkeypatch: pytest.MonkeyPatch, end: str, pack: Callable[[bytes], bytes]
+) -> None:
     """One of many chunks, which end in the middle of lines, read in two runs."""
     monkeypatch.setattr(tail, "_CHUNK", 700)
     monkeypatch.setattr(tail, "_TURN", 1400)
-    path = log.with_suffix(".gz")
-    path.write_bytes(gzip.compress(lines(*range(100)).encode()[:-1]))
+    path = log.with_suffix(f".{end}")
+    path.write_bytes(pack(lines(*range(40)).encode()) + pack(lines(*range(40, 100)).encode()[:-1]))
     followed = Followed(path)
     followed.files.scan()
     for _ in range(10):
@@ -213,6 +225,32 @@ def test_long_compressed_file(log: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     after = followed.again(path)
     assert numbers(read + after.read()) == list(range(100))
     assert after.again(path).read() == []
+
+
+@packers
+def test_compressed_and_cut_short(
+    log: Path, monkeypatch: pytest.MonkeyPatch, end: str, pack: Callable[[bytes], bytes], caplog: Any
+) -> None:
+    """It is waited for; once it is clear that nothing comes, what is whole of it is read, and it is said."""
+    path = Path(f"{log}.{end}")
+    path.write_bytes(pack(lines(*range(10)).encode()) + pack(os.urandom(5000).hex().encode())[:-20])
+    followed = Followed(path)
+    assert followed.read() == []
+    monkeypatch.setattr(tail, "_PACKING", 0.0)
+    assert numbers(followed.read()[:10]) == [*range(10)]
+    followed.read()
+    assert len(followed.files._open) == 0
+    assert followed.files.bad == 1
+    assert [record.getMessage().count("cannot be unpacked") for record in caplog.records] == [1]
+    assert followed.again(path).read() == []
+
+
+def test_a_file_that_is_none_any_more(log: Path) -> None:
+    """What is opened for its content is a file, or not waited for."""
+    os.mkfifo(log)
+    with pytest.raises(OSError, match="no file any more"):
+        copies.Unpacked(str(log))
+    assert copies.head_of(str(log)) == (False, None)
 
 
 def test_rotated_files_of_before_are_not_asked_for(log: Path) -> None:
@@ -345,7 +383,7 @@ def test_a_line_without_end(log: Path) -> None:
     after = followed.again(log)
     add(log, "\nb\n")
     assert after.read() == ["b"]
-    assert followed.files.too_long == 1
+    assert followed.files.bad == 1
 
 
 def test_more_files_than_descriptors(tmp_path: Path) -> None:

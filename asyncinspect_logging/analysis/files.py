@@ -18,7 +18,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from .zstd import ZSTD, Zstd
+from .zstd import Zstd, is_zstd
 
 __all__ = ["LONG_LINE", "MAX_LINE", "Batch", "LogFileError", "Paths", "Source", "batches", "sources", "unpacked"]
 
@@ -203,7 +203,7 @@ def unpacked(raw: Any) -> Any:
     magic = raw.peek(4)[:4] if hasattr(raw, "peek") else b""
     if magic[:2] == b"\x1f\x8b":
         return gzip.GzipFile(fileobj=raw)
-    if magic == ZSTD:
+    if is_zstd(magic):
         return Zstd(raw)
     return raw
 

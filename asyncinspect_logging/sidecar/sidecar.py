@@ -224,9 +224,9 @@ class Sidecar:
             self.files.scan()
         if due:
             self._scan_at = now + _SCAN
-        too_long = self.files.too_long
+        bad = self.files.bad
         more = self.files.poll(self._take) or (self._follow and self.files.moved)
-        for _ in range(self.files.too_long - too_long):
+        for _ in range(self.files.bad - bad):
             self.reader.bad()
         if not more:
             with self._round_over:
@@ -268,7 +268,7 @@ class Sidecar:
         """Write the state, if there is a file for it and anything has changed. Raises OSError."""
         if self._state is None:
             return
-        done = (self.reader.lines, self.processes.interrupted, self.files.bytes_read, self.files.too_long)
+        done = (self.reader.lines, self.processes.interrupted, self.files.bytes_read, self.files.bad)
         unsaved = 0 if self.listener is None else self.listener.unsaved
         if done == self._saved and not unsaved:
             return

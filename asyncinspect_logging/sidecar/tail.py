@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 from ..diagnostics import warn_once
 from ..endpoint import MAX_LINE
 from ..errors import ConfigError
-from .copies import HEAD, ROTATED, UNPACKING, Mark, digest, last_of, origins_of, unpacked
+from .copies import HEAD, ROTATED, UNPACKING, Mark, Unpacked, digest, head_of, last_of, origins_of
 
 __all__ = ["Files"]
 
@@ -39,7 +39,6 @@ _PACKING: Final = 10.0
 _SETTLED: Final = 2.0
 #: Nanoseconds by which the time in a file may be behind the clock.
 _COARSE: Final = 20_000_000
-_GZIP: Final = b"\x1f\x8b"
 
 _Key = tuple[int, int]
 #: Takes the name of a file, the number of the first line, counted from 1, and the lines (without newlines). The name is
@@ -118,8 +117,8 @@ class Files:
         self.moved = True
         #: Device and inode of the file that was read last.
         self.key: _Key = (0, 0)
-        #: Lines that were too long.
-        self.too_long = 0
+        #: Lines that could not be had: too long, or the rest of a compressed file that is damaged.
+        self.bad = 0
         #: Bytes read in all.
         self.bytes_read = 0
 
@@ -185,7 +184,7 @@ class Files:
             if other is None or self._files.get(other.key) is other:
                 return
             del self._refused[state]
-        packed, head = _head_of(path)
+        packed, head = head_of(path)
         if head is None:
             return
         if not head and not own:
@@ -206,7 +205,7 @@ class Files:
             before = self._known_by(file, head, origins)
             if in_doubt and before is None:
                 return
-        except (OSError, *UNPACKING) as error:
+        except UNPACKING as error:
             if packed and time.time() - status.st_mtime > _PACKING:
                 warn_once("follow", path, "%s cannot be unpacked: %s", path, error)
                 self._refuse(state, None)
@@ -363,7 +362,7 @@ class Files:
             self._hand_over(file, chunk[start : end - 1].split(b"\n"), take)
         elif not start and full:
             # A line that has no end in as much as a line may be.
-            self.too_long += 1
+            self.bad += 1
             file.skipping = True
             end = len(chunk)
         return max(start, end)
@@ -393,30 +392,32 @@ class Files:
     def _poll_packed(self, file: _File, take: Take) -> tuple[int, bool]:
         if file.last is not None:
             return 0, False
-        held = self._open.get(file.key)
+        held, chunk, problem = self._open.get(file.key), self._rests.pop(file.key, b""), None
         try:
             if held is None:
-                held = unpacked(file.path)
+                held = Unpacked(file.path)
                 self._hold(file.key, held)
                 if not _goes_on(held, file.mark):
                     self._cut_off(file)
                     return 0, False
-            rest = self._rests.pop(file.key, b"")
-            chunk = rest + held.read(_CHUNK - len(rest))
-            head = chunk if not file.mark.offset or file.mark.head_size == HEAD else _head_of(file.path)[1] or b""
+            while len(chunk) < _CHUNK and (data := held.read(_CHUNK - len(chunk))):
+                chunk += data
         except UNPACKING as error:
-            self._close(file.key)
-            status = os.stat(file.path)
-            if time.time() - status.st_mtime > _PACKING:
-                warn_once("follow", file.path, "%s cannot be unpacked: %s", file.path, error)
-                file.last = (0, 0)
-            return 0, False
-        full = len(chunk) == _CHUNK
+            if time.time() - os.stat(file.path).st_mtime < _PACKING:
+                # It is being written, and read again from where it was read to.
+                self._close(file.key)
+                return 0, False
+            warn_once("follow", file.path, "%s cannot be unpacked: %s", file.path, error)
+            self.bad += 1
+            problem = error
+        mark = file.mark
+        head = chunk if not mark.offset or mark.head_size == HEAD else head_of(file.path)[1] or b""
+        full = len(chunk) == _CHUNK and problem is None
         used = self._take(file, chunk, take, full=full)
         if full:
             self._rests[file.key] = chunk[used:]
         else:
-            if chunk[used:] and not file.skipping:
+            if chunk[used:] and not file.skipping and problem is None:
                 # The last line may lack its newline.
                 self._hand_over(file, [chunk[used:]], take)
                 used = len(chunk)
@@ -522,16 +523,3 @@ def _status(path: str) -> os.stat_result | None:
     except OSError:
         return None
     return status if stat.S_ISREG(status.st_mode) else None
-
-
-def _head_of(path: str) -> tuple[bool, bytes | None]:
-    """Whether a file is packed, and its first bytes, unpacked; None where they cannot be had (yet)."""
-    try:
-        with open(path, "rb") as plain:
-            head = plain.read(HEAD)
-        if not head.startswith(_GZIP):
-            return False, head
-        with unpacked(path) as packed:
-            return True, packed.read(HEAD)
-    except (OSError, *UNPACKING):
-        return False, None
