@@ -717,7 +717,7 @@ def test_every_key_is_documented(name: str, arguments: list[str], log: Path, tmp
 def test_every_exit_status_is_documented() -> None:
     """Each of those that there are."""
     rows = re.findall(r"^\| (\d+) \|", PAGE.read_text("utf-8"), re.MULTILINE)
-    assert list(map(int, rows)) == [0, cli.FAILED, cli.UNUSABLE, cli.INTERRUPTED, cli.BROKEN_PIPE]
+    assert list(map(int, rows)) == [0, cli.FAILED, cli.UNUSABLE, cli.INTERNAL, cli.INTERRUPTED, cli.BROKEN_PIPE]
 
 
 def test_an_export_never_takes_the_place_of_its_source(log: Path) -> None:
