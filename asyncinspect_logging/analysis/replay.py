@@ -413,9 +413,7 @@ class LogTasks:
         """By span, so that they go with their task."""
         notes, found = retention.notes, self._notes
         while notes:
-            note = notes.popleft()
-            if note.__class__ is not Note:
-                note = retention.note_of(note)
+            note = retention.note_of(notes.popleft())
             of_span = found.setdefault(note.number, [])
             of_span.append(note)
             self._held += 1
