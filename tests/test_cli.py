@@ -128,6 +128,7 @@ def test_the_help_lists_every_command() -> None:
         ["serve"],
         ["check"],
         ["diff", "x"],
+        ["diff", "-", "-"],
         ["diff", "x", "y", "--confidence", "1"],
         ["replay", "--nonsense", "x"],
         ["replay", "x", "--at", "noon"],

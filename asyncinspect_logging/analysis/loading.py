@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ..snapshot import Snapshot, TaskView
-from .files import LogFileError, Source, sources
+from .files import LogFileError, Source, sources, unpacked
 from .pages import fetch_page, is_address, is_page, read_page
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ __all__ = ["LoadError", "load"]
 #: Bytes looked at to tell what a file is.
 _HEAD: Final = 4096
 _EXPORT: Final = re.compile(rb'\s*\{\s*"format"\s*:\s*"asyncinspect_logging snapshot"')
-_PACKED: Final = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
 
 
 class LoadError(ValueError):
@@ -54,7 +52,7 @@ def load(
             _only(name, given)
             _of_logs(str(name), strict, at, rules)
             return fetch_page(str(name))
-    heads = [(source, _head(source)) for source in sources(given)]
+    heads = [(source, source.peek(_HEAD)) for source in sources(given)]
     for source, head in heads:
         kind = "an export" if _EXPORT.match(head) else "a page of metrics" if is_page(head) else ""
         if kind:
@@ -63,7 +61,7 @@ def load(
             return _export(source) if kind == "an export" else _page(source)
     from .replay import LogTasks
 
-    stream: TaskStream = LogTasks(given, at=at, strict=strict, rules=rules, progress=progress)
+    stream: TaskStream = LogTasks([source for source, _ in heads], at=at, strict=strict, rules=rules, progress=progress)
     return stream
 
 
@@ -80,22 +78,6 @@ def _of_logs(
             raise LoadError(f"{name!r} is {kind}; {option} is for logs only")
 
 
-def _head(source: Source) -> bytes:
-    """How a file begins; b"" where it could not be read again from there, and so must be a log."""
-    if source.name == "-":
-        stream: Any = sys.stdin.buffer
-        # What comes compressed through a pipe is a log. (A stream without `peek` is one that stands in for stdin.)
-        if hasattr(stream, "peek"):
-            return bytes(stream.peek(_HEAD)[:_HEAD])
-        found = stream.read(_HEAD) if stream.seekable() else b""
-        stream.seek(-len(found), os.SEEK_CUR)
-        return bytes(found)
-    if source.size is None:
-        return b""
-    batch = next(iter(Source(source.name).batches()), None)
-    return b"".join(batch.lines[:10])[:_HEAD] if batch else b""
-
-
 def _page(source: Source) -> Snapshot:
     return read_page(b"".join(_bytes(source)), source.name)
 
@@ -103,9 +85,9 @@ def _page(source: Source) -> Snapshot:
 def _export(source: Source) -> TaskStream:
     from ..exporters.json_file import JsonTasks
 
-    if source.name != "-":
+    if source.size is not None:
         with Path(source.name).open("rb") as file:
-            packed = file.read(4).startswith(_PACKED)
+            packed = unpacked(file) is not file
         if not packed:
             return JsonTasks(source.name)
     return _Unpacked(source)
@@ -135,7 +117,7 @@ class _Unpacked:
 
 
 def _bytes(source: Source) -> Iterator[bytes]:
-    for batch in Source(source.name).batches():
+    for batch in source.batches():
         if batch.problem:
             raise LogFileError(f"{source.name!r}: {batch.problem}")
         yield from batch.lines
