@@ -366,6 +366,20 @@ def test_task_that_nobody_drives(go, listen, clock, told, by_hand):
     assert finding.span_ids == ()
 
 
+@contextlib.contextmanager
+def collections_take(callback):
+    """Garbage is collected when the test says so, as `callback` is told, which is to set the clock."""
+    gc.disable()
+    heartbeat.collections.begin_timing()
+    gc.callbacks.append(callback)
+    try:
+        yield
+    finally:
+        gc.callbacks.remove(callback)
+        heartbeat.collections.end_timing()
+        gc.enable()
+
+
 def test_garbage_collection_is_told(go, listen, clock, told, by_hand, monkeypatch):
     """How much of the time it took."""
     inspector = listen(clock=clock)
@@ -387,15 +401,8 @@ def test_garbage_collection_is_told(go, listen, clock, told, by_hand, monkeypatc
             clock.advance(0.05)
 
     monkeypatch.setattr(heartbeat, "system_clock", clock)
-    gc.disable()
-    heartbeat.collections.begin_timing()
-    gc.callbacks.append(takes_long)
-    try:
+    with collections_take(takes_long):
         go(main)
-    finally:
-        gc.callbacks.remove(takes_long)
-        heartbeat.collections.end_timing()
-        gc.enable()
     assert ["garbage collection for 0.050 s" in message for message in told()] == [False, False, True, True]
     assert ["garbage collection" in message for message in told()] == [False, False, True, True]
 
@@ -425,15 +432,8 @@ def test_long_poll_says_when_it_was_garbage_collection(go, listen, clock, by_han
             await asyncio.create_task(computes())
 
     monkeypatch.setattr(heartbeat, "system_clock", clock)
-    gc.disable()
-    heartbeat.collections.begin_timing()
-    gc.callbacks.append(takes_long)
-    try:
+    with collections_take(takes_long):
         go(main)
-    finally:
-        gc.callbacks.remove(takes_long)
-        heartbeat.collections.end_timing()
-        gc.enable()
     messages = [each.message for each in inspector.snapshot().findings if each.kind == "long_poll"]
     held = [message.partition("held the event loop for ")[2].partition(")")[2] for message in messages]
     assert held == [
