@@ -157,6 +157,7 @@ def test_a_terminal_gets_no_command_of_a_log(arguments: list[str], log: Path) ->
     """In any format; a pipe gets the bytes as they are."""
     shown = in_terminal(arguments[0], log, *arguments[1:])
     assert "title" in shown
+    assert "\\r" not in shown
     # A bar is drawn and taken away again, and the cursor hidden meanwhile.
     assert not re.search("\x1b\\]|\x07|\x1b\\[31m|\x9b", shown), ascii(shown)
 
@@ -236,6 +237,18 @@ def test_serve_what_is_written_to_a_log(log: Path, tell: Tell) -> None:
             file.write(json.dumps({"asyncinspect": record}) + "\n")
     with serving(log, "--follow", "--state", state) as (_, told):
         until("3.0", told)
+
+
+def test_serve_ends_spans_of_processes_that_are_gone(log: Path, tell: Tell) -> None:
+    """After --grace, where --local says that pids are of this machine."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    log.write_text(json.dumps({"asyncinspect": tell("enter", pid=gone.pid, seq=1)}) + "\n")
+    cancelled = 'async_inspect_tasks_cancelled_total{name="job"} 1.0'
+    with serving(log, "--follow", "--grace", "0", "--local") as (_, told):
+        # How processes that are gone end is looked at every now and then.
+        while cancelled not in page_of(told):
+            pass
 
 
 def test_serve_what_comes_over_a_socket() -> None:

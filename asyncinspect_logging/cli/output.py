@@ -140,7 +140,8 @@ class _Terminal:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        self._stream.write(clean(text, keep="\n\t", limit=len(text)))
+        # Lines of CSV end with both.
+        self._stream.write(clean(text.replace("\r\n", "\n"), keep="\n\t", limit=len(text)))
         return len(text)
 
 
