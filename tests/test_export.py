@@ -129,13 +129,19 @@ VALUES = st.recursive(
     max_leaves=6,
 )
 FIELDS = st.dictionaries(TEXTS, VALUES, max_size=4).map(MappingProxyType)
-COUNTS = st.integers(min_value=0)
-HISTOGRAMS = st.lists(FLOATS, max_size=4).flatmap(
-    lambda bounds: st.builds(
-        Histogram,
-        st.just(tuple(bounds)),
-        st.lists(COUNTS, min_size=len(bounds) + 1, max_size=len(bounds) + 1).map(tuple),
-        FLOATS,
+COUNTS = st.integers(0, (1 << 127) - 1)
+TALLIES = st.integers(1 - (1 << 127), (1 << 127) - 1)
+NUMBERS = st.floats(-1e38, 1e38)
+HISTOGRAMS = (
+    st.lists(NUMBERS, max_size=4, unique=True)
+    .map(sorted)
+    .flatmap(
+        lambda bounds: st.builds(
+            Histogram,
+            st.just(tuple(bounds)),
+            st.lists(COUNTS, min_size=len(bounds) + 1, max_size=len(bounds) + 1).map(tuple),
+            NUMBERS,
+        )
     )
 )
 TEXT_TUPLES = st.lists(TEXTS, max_size=2).map(tuple)
@@ -143,24 +149,24 @@ TASKS = st.builds(
     TaskView,
     **dict.fromkeys(("id", "trace_id", "name"), TEXTS),
     **{key: st.none() | TEXTS for key in ("parent_id", "outcome", "task", "at", "waiting_on")},
-    **dict.fromkeys(("age", "busy", "idle", "scheduled", "max_poll", "started_at"), FLOATS),
-    **{key: st.none() | FLOATS for key in ("duration", "waiting_since")},
-    **dict.fromkeys(("polls", "wakes", "self_wakes"), INTS),
+    **dict.fromkeys(("age", "busy", "idle", "scheduled", "max_poll", "started_at"), NUMBERS),
+    **{key: st.none() | NUMBERS for key in ("duration", "waiting_since")},
+    **dict.fromkeys(("polls", "wakes", "self_wakes"), TALLIES),
     state=st.sampled_from(TaskState),
     fields=FIELDS,
-    thread=st.none() | INTS,
+    thread=st.none() | TALLIES,
     error=st.none() | FIELDS,
     await_chain=TEXT_TUPLES,
     links=TEXT_TUPLES,
     awaiting=TEXT_TUPLES,
     parent_closed=st.booleans(),
-    events=st.lists(st.builds(Event, FLOATS, TEXTS, TEXTS), max_size=2).map(tuple),
+    events=st.lists(st.builds(Event, NUMBERS, TEXTS, TEXTS), max_size=2).map(tuple),
 )
 NAMES = st.builds(
     NameView,
     TEXTS,
     *[COUNTS] * 7,
-    *[FLOATS] * 3,
+    *[NUMBERS] * 3,
     durations=st.dictionaries(st.sampled_from(["completed", "failed"]), HISTOGRAMS, max_size=2).map(MappingProxyType),
     poll_counts=HISTOGRAMS,
     poll_durations=HISTOGRAMS,
@@ -168,7 +174,7 @@ NAMES = st.builds(
 )
 SNAPSHOTS = st.builds(
     Snapshot,
-    taken_at=FLOATS,
+    taken_at=NUMBERS,
     # The live ones first, as in every snapshot.
     tasks=st.lists(TASKS, max_size=3).map(
         lambda tasks: tuple(sorted(tasks, key=lambda task: task.duration is not None))
@@ -178,7 +184,9 @@ SNAPSHOTS = st.builds(
         key: st.dictionaries(TEXTS, COUNTS, max_size=2).map(MappingProxyType)
         for key in ("states", "events", "dropped", "memory")
     },
-    findings=st.lists(st.builds(Finding, TEXTS, TEXTS, TEXT_TUPLES, TEXTS, TEXT_TUPLES, FLOATS), max_size=2).map(tuple),
+    findings=st.lists(st.builds(Finding, TEXTS, TEXTS, TEXT_TUPLES, TEXTS, TEXT_TUPLES, NUMBERS), max_size=2).map(
+        tuple
+    ),
     deadlocks=COUNTS,
     lints=st.dictionaries(st.tuples(TEXTS, TEXTS), COUNTS, max_size=2).map(MappingProxyType),
     loop_lag=HISTOGRAMS,
@@ -228,6 +236,33 @@ def test_json_of_a_program(tmp_path: Path, listen: Callable[..., Inspector]) -> 
         read.names["outer"].durations["x"] = 1  # type: ignore[index]
     # An inspector is exported as it is at that moment.
     assert JsonExporter.read(JsonExporter.export_to_string(inspector)).names == inspector.snapshot().names
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "what"),
+    [
+        ("polls", 1 << 200, "0x1000.* is not a whole number of at most 127 bits"),
+        ("busy", 1e300, r"1e\+300 is not a number of at most 127 bits"),
+        ("busy", {"$": "float", "value": "nan"}, "is not a number of at most 127 bits"),
+        ("started_at", 1 << 2000, "is not a number of at most 127 bits"),
+        ("duration", True, "True is not a number"),
+    ],
+)
+def test_numbers_that_nobody_can_reckon_with_are_refused(key: str, value: Any, what: str) -> None:
+    """When they are read, and not by whoever adds them up later."""
+    document = json.loads(JsonExporter.export_to_string(a_snapshot(TASK)))
+    document["tasks"][0][key] = value
+    with pytest.raises(FormatError, match=rf"the export: tasks\[0\]: {key}: .*{what}"):
+        JsonExporter.read(json.dumps(document, indent=1))
+
+
+@pytest.mark.parametrize(("bounds", "counts"), [([2.0, 1.0], [0, 0, 0]), ([1.0], [-1, 2]), ([1.0, 1.0], [0, 0, 0])])
+def test_histograms_that_are_none_are_refused(bounds: list[float], counts: list[int]) -> None:
+    """With where they stand."""
+    document = json.loads(JsonExporter.export_to_string(EMPTY))
+    document["rest"]["loop_lag"] |= {"bounds": bounds, "counts": counts}
+    with pytest.raises(FormatError, match="rest: loop_lag: bounds that do not rise, or a count below zero"):
+        JsonExporter.read(json.dumps(document))
 
 
 def test_json_tasks_are_on_lines_and_read_one_by_one(tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from asyncinspect_logging import Config, Inspector, TaskState, install, nesting, span
 from asyncinspect_logging.analysis import quantiles as quantiles_module
 from asyncinspect_logging.analysis.drawing import bar, columns, distribution, duration, ladder, shown
+from asyncinspect_logging.analysis.pages import read_page
 from asyncinspect_logging.analysis.profile import Profile, profile
-from asyncinspect_logging.analysis.quantiles import quantile
+from asyncinspect_logging.analysis.quantiles import MoreThan, quantile
 from asyncinspect_logging.catalogue import OTHER
 from asyncinspect_logging.detect.sync import Lock
 from asyncinspect_logging.snapshot import Event, Histogram, NameView, Snapshot, TaskView
@@ -418,6 +419,52 @@ def test_what_is_no_source_is_refused() -> None:
     """With its type, and what to give."""
     with pytest.raises(TypeError, match="nothing to analyse in a list; give a Snapshot or a stream of tasks"):
         profile([])  # type: ignore[arg-type]
+
+
+def a_page(**buckets: str) -> Snapshot:
+    """Of tasks that lasted so long by their state: counts by bound."""
+    lines = ['async_inspect_tasks_total{name="job"} 14']
+    for state, text in buckets.items():
+        lines.append(f'async_inspect_tasks_{state}_total{{name="job"}} 7')
+        for pair in text.split():
+            bound, _, count = pair.partition("=")
+            labels = f'name="job",state="{state}",le="{bound}"'
+            lines.append(f"async_inspect_task_duration_seconds_bucket{{{labels}}} {count}")
+    return read_page("\n".join(lines).encode() + b"\n")
+
+
+def test_pages_of_different_bounds() -> None:
+    """What two states have in common is merged; where that is nothing, quantiles are unknown, and a note says so."""
+    (job,) = profile(a_page(completed="1=5 2=6 +Inf=7", failed="2=4 3=4 +Inf=7")).names
+    assert (job.histogram.bounds, job.histogram.counts) == ((2.0,), (10, 4))
+    told = profile(a_page(completed="1=5 +Inf=7", failed="2=4 +Inf=7"))
+    (job,) = told.names
+    assert (job.durations.finished, job.durations.p50, job.durations.p99) == (14, None, None)
+    assert "of names counted at bounds that have none in common, quantiles are unknown" in told.notes
+    assert "14 " in told.render()
+    json.dumps(told.to_dict(), allow_nan=False)
+
+
+def test_processes_of_one_page_that_count_at_different_bounds() -> None:
+    """Their counts at a bound that both have add up, and one without a bound is not taken for one with none there."""
+    series = {"a": "1=5 2=6 +Inf=7", "b": "2=3 +Inf=4"}
+    lines = [
+        f'async_inspect_task_duration_seconds_bucket{{name="job",state="completed",pod="{pod}",le="{bound}"}} {count}'
+        for pod, text in series.items()
+        for bound, _, count in (pair.partition("=") for pair in text.split())
+    ]
+    page = read_page("\n".join(['async_inspect_tasks_total{name="job"} 11', *lines]).encode() + b"\n")
+    assert page.names["job"].durations["completed"] == Histogram((2.0,), (9, 2), 0.0)
+
+
+def test_a_quantile_in_the_last_bucket_is_more_than_its_bound() -> None:
+    """And not the bound, which is what some panels show: in text as in JSON."""
+    told = profile(a_page(completed="1=3 10=3 +Inf=7"))
+    (job,) = told.names
+    assert isinstance(job.durations.p99, MoreThan)
+    assert "> 10.0 s" in told.render()
+    plain = json.loads(json.dumps(told.to_dict()))["names"][0]["durations"]
+    assert (plain["p99"], plain["more_than"]) == (10.0, ["p50", "p95", "p99"])
 
 
 # -- as text ---------------------------------------------------------------------------------------------------------

@@ -367,7 +367,8 @@ class Comparison:
         if kept is not None and kept.seen >= view.completed:
             return quantile(sorted(kept.durations), q)
         histogram: Histogram | None = view.durations.get("completed")
-        return None if histogram is None else histogram_quantile(histogram, q)
+        # Without bounds, as where those of several processes have none in common, nothing is known.
+        return None if histogram is None or not histogram.bounds else histogram_quantile(histogram, q)
 
     # -- conditions --------------------------------------------------------------------------------------------------
 

@@ -7,15 +7,18 @@ distribution, of chains of names a tree, and of resources a sum, each up to a li
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterator, Mapping
+from functools import reduce
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from ..catalogue import OTHER
+from ..histograms import added
 from ..nesting import Stacks
 from ..snapshot import Histogram, NameView, TaskView
 from .drawing import ladder
-from .quantiles import Distribution, histogram_quantile
+from .quantiles import Distribution, MoreThan, histogram_quantile
 from .timeline import Met, Source, Times, rest_of, tasks_of, times_of, uses_of
 
 __all__ = ["Contention", "Durations", "HotPath", "NameProfile", "Profile", "profile"]
@@ -28,6 +31,7 @@ _MAX_USERS: Final = 50
 #: Chains that a profile has, and names in one of them; what is further in counts as one.
 _KEPT_PATHS: Final = 1000
 _MAX_DEPTH: Final = 64
+_QUANTILES: Final = ("p50", "p95", "p99")
 #: A chain that begins in a span that was over long before, or that nobody told of.
 _UNKNOWN: Final = "…"
 
@@ -37,7 +41,8 @@ class Durations(NamedTuple):
 
     `basis` says how well the quantiles are known: "samples" (exact), "sketch" (to 1 %, of long streams) or "buckets"
     (estimated within the buckets of a histogram, where not all tasks are at hand). In that case `max` is the longest
-    of the tasks at hand.
+    of the tasks at hand, a quantile in the last bucket is a `quantiles.MoreThan` the last bound, and one of histograms
+    that have no bound in common is None.
     """
 
     finished: int
@@ -141,7 +146,9 @@ class Profile(NamedTuple):
         return list(paths[:most])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, times in seconds, NaN nowhere."""
+        """Plain values for JSON, times in seconds, NaN nowhere. `more_than` in `durations` lists the quantiles of which
+        no more is known than that they are above the value that is given.
+        """
         return {
             "tasks": self.tasks,
             "names": [
@@ -150,7 +157,8 @@ class Profile(NamedTuple):
                     "spawned": each.spawned,
                     "live": each.live,
                     "outcomes": dict(each.outcomes),
-                    "durations": each.durations._asdict(),
+                    "durations": each.durations._asdict()
+                    | {"more_than": [q for q in _QUANTILES if isinstance(getattr(each.durations, q), MoreThan)]},
                     "total": each.total,
                     "self": each.self_time,
                     "busy": each.busy,
@@ -317,6 +325,8 @@ class _Making:
                 "not all finished tasks are at hand: their quantiles are estimated from histograms, and self times, "
                 "paths and waits are of those at hand"
             )
+        if any(each.durations.basis == "buckets" and not each.histogram.bounds for each in names):
+            notes.append("of names counted at bounds that have none in common, quantiles are unknown")
         paths = [
             HotPath(stack.names, stack.tasks, stack.total / 1e9, stack.time / 1e9)
             for stack in self.stacks.stacks(_UNKNOWN)
@@ -377,9 +387,9 @@ def _name_profile(name: str, tasks: _OfName | None, counted: NameView | None) ->
         told = Durations(
             count,
             histogram.sum / count if count else None,
-            histogram_quantile(histogram, 0.5) if count else None,
-            histogram_quantile(histogram, 0.95) if count else None,
-            histogram_quantile(histogram, 0.99) if count else None,
+            _estimated(histogram, 0.5),
+            _estimated(histogram, 0.95),
+            _estimated(histogram, 0.99),
             durations.max if at_hand else None,
             "buckets",
         )
@@ -401,13 +411,11 @@ def _name_profile(name: str, tasks: _OfName | None, counted: NameView | None) ->
     )
 
 
+def _estimated(histogram: Histogram, q: float) -> float | None:
+    told = histogram_quantile(histogram, q)
+    return None if math.isnan(told) else told
+
+
 def _together(counted: NameView) -> Histogram:
     """The histograms of all final states in one."""
-    histograms = list(counted.durations.values())
-    if not histograms:
-        return Histogram((), (0,), 0.0)
-    return Histogram(
-        histograms[0].bounds,
-        tuple(map(sum, zip(*(each.counts for each in histograms), strict=True))),
-        sum(each.sum for each in histograms),
-    )
+    return reduce(added, counted.durations.values()) if counted.durations else Histogram((), (0,), 0.0)

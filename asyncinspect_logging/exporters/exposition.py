@@ -15,8 +15,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.utils import floatToGoString
 
+from ..histograms import cumulative
 from ..snapshot import Histogram, Snapshot
-from .combine import cumulative, printable
+from .combine import printable
 from .families import DURATIONS, FAMILIES, Family, Group, Labels
 
 __all__ = ["Renderer"]

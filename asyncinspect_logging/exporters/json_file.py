@@ -11,6 +11,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from types import MappingProxyType
 from typing import IO, Any, Final
 
@@ -30,7 +31,9 @@ _HEAD: Final = f'{{"format":"{FORMAT}","version":{VERSION},"tasks":['
 _MAX_DEPTH: Final = 64
 #: Whole numbers of more bits are written in hexadecimal, which is read in linear time.
 _MAX_BITS: Final = 1024
-_FLOAT_BITS: Final = 1000
+#: Bits of the largest number that is counted or measured, sums of many with 63 bits among them. (Fields may have any.)
+_BITS: Final = 127
+_MOST: Final = 1 << _BITS
 #: The key that marks what JSON has no word for. A mapping that has this key itself is marked, too.
 _MARK: Final = "$"
 _PLAIN: Final = frozenset({str, int, bool, type(None)})
@@ -281,32 +284,32 @@ def _wrong(value: Any, at: str, what: str) -> FormatError:
     return FormatError(f"{at}: {_shown(value)} is not {what}")
 
 
-def _text(value: Any, at: str) -> str:
-    if type(value) is str:
-        return value
+def _scalar(value: Any, at: str, of: tuple[type, ...], what: str) -> Any:
     plain = _unmarked(value, at) if type(value) is dict else value
-    if type(plain) is not str:
-        raise _wrong(value, at, "text")
+    if type(plain) not in of:
+        raise _wrong(value, at, what)
     return plain
+
+
+def _text(value: Any, at: str) -> str:
+    text: str = value if type(value) is str else _scalar(value, at, (str,), "text")
+    return text
 
 
 def _int(value: Any, at: str) -> int:
-    if type(value) is int:
-        return value
-    plain = _unmarked(value, at) if type(value) is dict else value
-    if type(plain) is not int:
-        raise _wrong(value, at, "a whole number")
-    return plain
+    what = f"a whole number of at most {_BITS} bits"
+    number: int = value if type(value) is int else _scalar(value, at, (int,), what)
+    if number.bit_length() > _BITS:
+        raise _wrong(value, at, what)
+    return number
 
 
 def _float(value: Any, at: str) -> float:
-    if type(value) is float:
-        return value
-    plain = _unmarked(value, at) if type(value) is dict else value
-    # A whole number is as good, as long as it is no larger than those that a float has.
-    if type(plain) is float or (type(plain) is int and plain.bit_length() < _FLOAT_BITS):
-        return plain
-    raise _wrong(value, at, "a number")
+    # A whole number is as good.
+    number: float = value if type(value) is float else _scalar(value, at, (float, int), "a number")
+    if not -_MOST < number < _MOST:
+        raise _wrong(value, at, f"a number of at most {_BITS} bits")
+    return number
 
 
 def _bool(value: Any, at: str) -> bool:
@@ -412,6 +415,8 @@ def _histogram(value: Any, at: str) -> Histogram:
     found = _record(value, at, _HISTOGRAM)
     if len(found["counts"]) != len(found["bounds"]) + 1:
         raise FormatError(f"{at}: {len(found['counts'])} counts for {len(found['bounds'])} bounds; there is one more")
+    if min(found["counts"]) < 0 or any(low >= high for low, high in pairwise(found["bounds"])):
+        raise FormatError(f"{at}: bounds that do not rise, or a count below zero, which no histogram has")
     return Histogram(**found)
 
 
