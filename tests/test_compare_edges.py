@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from asyncinspect_logging import Config, Inspector, Snapshot
 from asyncinspect_logging.analysis.compare import compare
 from asyncinspect_logging.analysis.loading import load
 from asyncinspect_logging.analysis.pages import read_page
 from asyncinspect_logging.analysis.replay import LogTasks, replay
+from asyncinspect_logging.cli.commands import commands
 from asyncinspect_logging.exporters.json_file import JsonExporter
 from asyncinspect_logging.exporters.prometheus import PrometheusExporter
 from asyncinspect_logging.snapshot import Finding
@@ -113,6 +115,12 @@ def family(tmp_path: Path, tell: Tell) -> Path:
     return path
 
 
+def _saved(log: Path, folder: Path) -> Path:
+    page = folder / "page.txt"
+    page.write_text(PrometheusExporter(replay(log)).gather())
+    return page
+
+
 def _page(path: Path) -> Snapshot:
     return read_page(PrometheusExporter(replay(path)).gather().encode())
 
@@ -155,3 +163,25 @@ def test_deadlocks_that_a_page_only_counts(family: Path) -> None:
     for before, after in ((page, named), (named, page), (page, page)):
         found = compare(before, after)
         assert found.new_findings == found.gone_findings == ()
+
+
+def test_a_quantile_in_the_last_bucket_is_more_than_its_bound(tmp_path: Path, tell: Tell) -> None:
+    """Shown to be above what is below the bound, and unknown above that, either way round."""
+    path = tmp_path / "slow.jsonl"
+    hour = 3600 * 10**9
+    payloads = [tell("enter"), tell("exit", duration=hour)]
+    payloads[1]["t"], payloads[1]["wall"] = (payloads[0][key] + hour for key in ("t", "wall"))
+    path.write_text("".join(json.dumps({"asyncinspect": payload}) + "\n" for payload in payloads))
+    page = _page(path)
+    bound = page.names["job"].durations["completed"].bounds[-1]
+    found = compare(LogTasks(path), page)
+    conditions = {f"p50 {order} {value:g}s": failed for order, value, failed in (
+        (">", bound / 2, True), (">", bound, True), (">", bound * 2, None), (">=", bound, True),
+        ("<", bound / 2, False), ("<=", bound, False), ("<", bound * 2, None),
+    )}  # fmt: skip
+    assert {verdict.condition: verdict.failed for verdict in found.judge(conditions)} == conditions
+    ratio = found.to_dict()["names"][0]["p50"]
+    assert (ratio["before"], ratio["after"], ratio["more_than"]) == (3600.0, bound, ["after"])
+    assert f"3.6e+03 s -> > {bound:g} s" in found.render()
+    result = CliRunner().invoke(commands, ["stats", str(_saved(path, tmp_path))])
+    assert f"> {bound:.1f} s" in result.stdout

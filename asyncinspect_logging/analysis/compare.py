@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 from ..errors import ConfigError
 from ..snapshot import Histogram, NameView, Snapshot, TaskView
 from .bootstrap import ENOUGH, Evidence, Pair, Sample, at_equal_speed, moderate, stolen
-from .quantiles import histogram_quantile, quantile
+from .quantiles import MoreThan, histogram_quantile, quantile
 from .relations import Relations
 from .repeats import FEWEST_RUNS, Repeats
 from .thresholds import COUNTS, QUANTILES, Condition, parse_condition
@@ -54,7 +54,8 @@ class TaskStream(Protocol):
 
 
 class Ratio(NamedTuple):
-    """A quantile of the durations of completed spans, in seconds, and what is known of after / before.
+    """A quantile of the durations of completed spans, in seconds, and what is known of after / before. Of histograms,
+    `before` and `after` may be no more than a bound that it is above (`quantiles.MoreThan`).
 
     `value` is after / before, `low` and `high` bound it; None where the samples are too small to say. `at_equal_speed`
     says that the machine's own speed, as other names told it, was taken out of it. `change` is "slower" or "faster"
@@ -418,7 +419,11 @@ class Comparison:
             for name in names:
                 after = ratios[name].after
                 assert after is not None
-                yield Verdict(text, name, condition.holds(after), f"{name}: {which} is {_seconds(after)} after")
+                failed: bool | None = condition.holds(after)
+                if isinstance(after, MoreThan):
+                    # It may be above a bound that is higher, and is above any other.
+                    failed = None if condition.bound > after else condition.above
+                yield Verdict(text, name, failed, f"{name}: {which} is {_seconds(after)} after")
             return
         known = {name: evidence for name in names if (evidence := self._find(name, which)) is not None}
         sure = _holm(
@@ -484,7 +489,9 @@ class Comparison:
     # -- out ---------------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON. Times are in seconds."""
+        """Plain values, for JSON. Times are in seconds. `more_than` of a quantile lists the runs ("before", "after") of
+        which no more is known than that it is above the value that is given.
+        """
         return {
             "confidence": self.confidence,
             "machine": self.machine,
@@ -493,7 +500,7 @@ class Comparison:
                     "name": change.name,
                     "before": _counts(change.before),
                     "after": _counts(change.after),
-                    **{which: ratio._asdict() for which, ratio in change.quantiles.items()},
+                    **{which: _plain(ratio) for which, ratio in change.quantiles.items()},
                 }
                 for change in self.changes
             ],
@@ -577,9 +584,16 @@ def _counts(view: NameView | None) -> dict[str, int] | None:
     return None if view is None else {measure: _count(view, measure) for measure in COUNTS}
 
 
+def _plain(ratio: Ratio) -> dict[str, Any]:
+    sides = [side for side in ("before", "after") if isinstance(getattr(ratio, side), MoreThan)]
+    return ratio._asdict() | {"more_than": sides}
+
+
 def _seconds(value: float | None) -> str:
     if value is None:
         return "–"
+    if isinstance(value, MoreThan):
+        return f"> {_seconds(float(value))}"
     for unit, factor in (("s", 1.0), ("ms", 1e-3)):
         if value >= factor:
             return f"{value / factor:.3g} {unit}"

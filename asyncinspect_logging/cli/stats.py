@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from ..analysis.quantiles import MoreThan
 from ..snapshot import Snapshot, TaskView
 from .reading import as_json, log_options, need_records, read_rules, tell_report
 from .text import clean, count, is_ascii, seconds
@@ -119,12 +120,18 @@ def _known(found: Profile, *, steps: bool, top: int | None) -> dict[str, Any]:
 def _row(of: NameProfile) -> tuple[str, ...]:
     failed = of.outcomes.get("failed", 0)
     cancelled = sum(number for outcome, number in of.outcomes.items() if outcome not in ("completed", "failed"))
-    about = "~" if of.durations.basis != "samples" else ""
     quantiles = (of.durations.p50, of.durations.p95, of.durations.p99)
     return (
         of.name,
         *map(count, (of.spawned, of.live, failed, cancelled)),
-        *(seconds(value) if value is None else about + seconds(value) for value in quantiles),
+        *(_quantile(value, of.durations.basis) for value in quantiles),
         seconds(of.durations.max),
         seconds(of.busy),
     )
+
+
+def _quantile(value: float | None, basis: str) -> str:
+    if value is None:
+        return seconds(value)
+    # Of what is in the last bucket of a histogram, no more is known.
+    return ("> " if isinstance(value, MoreThan) else "" if basis == "samples" else "~") + seconds(value)
