@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 from asyncinspect_logging import Inspector, Snapshot, TaskState, nesting, span
 from asyncinspect_logging.errors import ConfigError
-from asyncinspect_logging.exporters import chrome_trace
+from asyncinspect_logging.exporters import chrome_trace, json_file
 from asyncinspect_logging.exporters.chrome_trace import ChromeTraceExporter
 from asyncinspect_logging.exporters.csv_file import EVENT_COLUMNS, TASK_COLUMNS, CsvExporter
 from asyncinspect_logging.exporters.flame import FlameExporter
@@ -236,6 +236,25 @@ def test_json_of_a_program(tmp_path: Path, listen: Callable[..., Inspector]) -> 
         read.names["outer"].durations["x"] = 1  # type: ignore[index]
     # An inspector is exported as it is at that moment.
     assert JsonExporter.read(JsonExporter.export_to_string(inspector)).names == inspector.snapshot().names
+
+
+@pytest.mark.parametrize("laid_out_anew", [False, True])
+def test_reading_an_export_tells_how_far_it_has_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, laid_out_anew: bool
+) -> None:
+    """In bytes of the file, rising to all of them; as the export itself, too."""
+    monkeypatch.setattr(json_file, "_STEP", 1000)
+    path = tmp_path / "trace.json"
+    JsonExporter.export_to_file(Stream(generated(100)), path)
+    if laid_out_anew:
+        path.write_text(json.dumps(json.loads(path.read_text("utf-8")), indent=1), "utf-8")
+    for where in (path, path.read_bytes()):
+        told: list[tuple[int, int | None]] = []
+        JsonExporter.read(where, progress=lambda done, total, told=told: told.append((done, total)))  # type: ignore[misc]
+        size = path.stat().st_size
+        assert told[-1] == (size, size)
+        assert len(told) > 10
+        assert told == sorted(told)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,8 @@ def load(
 
     where: "http://host:port", a file or a pattern, "-" for stdin, or a list of logs. Files may be compressed with gzip
         or zstd. A saved page of metrics is taken, too.
-    strict, at, rules, progress: of a log, as `asyncinspect_logging.analysis.replay.LogTasks` has them.
+    strict, at, rules: of a log, as `asyncinspect_logging.analysis.replay.LogTasks` has them.
+    progress: called now and then with the bytes done, and the bytes in all or None, of a log or an export.
 
     Raises LoadError for what cannot be that, LogFileError, FormatError or PageError for what cannot be read, and
     MissingExtraError. What is wrong further on in a file comes when the stream is read.
@@ -58,7 +59,7 @@ def load(
         if kind:
             _only(source.name, heads, kind)
             _of_logs(source.name, strict, at, rules, kind)
-            return _export(source) if kind == "an export" else _page(source)
+            return _export(source, progress) if kind == "an export" else _page(source)
     from .replay import LogTasks
 
     stream: TaskStream = LogTasks([source for source, _ in heads], at=at, strict=strict, rules=rules, progress=progress)
@@ -82,22 +83,22 @@ def _page(source: Source) -> Snapshot:
     return read_page(b"".join(_bytes(source)), source.name)
 
 
-def _export(source: Source) -> TaskStream:
+def _export(source: Source, progress: Callable[[int, int | None], None] | None) -> TaskStream:
     from ..exporters.json_file import JsonTasks
 
     if source.size is not None:
         with Path(source.name).open("rb") as file:
             packed = unpacked(file) is not file
         if not packed:
-            return JsonTasks(source.name)
-    return _Unpacked(source)
+            return JsonTasks(source.name, progress=progress)
+    return _Unpacked(source, progress)
 
 
 class _Unpacked:
     """An export that is compressed, or comes through a pipe: read from a copy in a temporary file."""
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, source: Source, progress: Callable[[int, int | None], None] | None) -> None:
+        self._source, self._progress = source, progress
         self._tasks: TaskStream | None = None
 
     def __iter__(self) -> Iterator[TaskView]:
@@ -107,7 +108,7 @@ class _Unpacked:
             path = Path(folder) / "export"
             with path.open("wb") as copy:
                 copy.writelines(_bytes(self._source))
-            self._tasks = JsonTasks(path)
+            self._tasks = JsonTasks(path, progress=self._progress)
             yield from self._tasks
 
     def rest(self) -> Snapshot:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from functools import reduce
 from http.client import HTTPException
 from types import MappingProxyType
@@ -80,10 +83,16 @@ def fetch_page(address: str, *, timeout: float = _TIMEOUT) -> Snapshot:
     if parts.scheme.lower() not in ("http", "https") or not host:
         raise PageError(f"{address!r} is not an address; write for example http://127.0.0.1:9090")
     url = urlunsplit(parts._replace(path="/metrics")) if parts.path in ("", "/") else address
+    # Each step of a fetch, such as the wait for one more byte of a header, has a timeout of its own, and only another
+    # thread can look at the clock meanwhile.
+    fetched: Future[bytes] = Future()
+    threading.Thread(target=_fetch, args=(fetched, url, host, timeout), name="asyncinspect-fetch", daemon=True).start()
     try:
-        body = _get(url, host, timeout)
+        body = fetched.result(timeout)
     except PageError:
         raise
+    except FutureTimeout:
+        raise PageError(f"{url}: not all there after {timeout:g} s; is the process blocked, or the network?") from None
     except urllib.error.HTTPError as error:
         error.close()
         raise PageError(f"{url}: answered {error.code} {error.reason}; give the address of /metrics") from None
@@ -91,6 +100,13 @@ def fetch_page(address: str, *, timeout: float = _TIMEOUT) -> Snapshot:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise PageError(f"{url}: no page ({reason}); is the process there, and is that its port?") from None
     return read_page(body, url)
+
+
+def _fetch(fetched: Future[bytes], url: str, host: str, timeout: float) -> None:
+    try:
+        fetched.set_result(_get(url, host, timeout))
+    except BaseException as error:
+        fetched.set_exception(error)
 
 
 def _get(url: str, host: str, timeout: float) -> bytes:
@@ -229,7 +245,9 @@ class _Page:
         elif part == "bucket":
             bound = float(labels.get("le", "nan"))
             if not -_MOST < bound < _MOST and bound != math.inf:
-                raise PageError(f"{self._source}: {_PREFIX}{name} has the bound {bound}, which cannot be")
+                raise PageError(
+                    f"{self._source}: {_PREFIX}{name} without a bound, or with one that cannot be ({bound})"
+                )
             buckets.by_bound[bound] = buckets.by_bound.get(bound, 0) + int(value)
 
     def _name(self, labels: Mapping[str, str]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from types import MappingProxyType
@@ -27,6 +28,8 @@ FORMAT: Final = "asyncinspect_logging snapshot"
 VERSION: Final = 1
 
 _HEAD: Final = f'{{"format":"{FORMAT}","version":{VERSION},"tasks":['
+#: Bytes read from one call of the progress function to the next.
+_STEP: Final = 1 << 20
 #: Nesting of a field's value beyond which it is named only; fields that a span has taken are never deeper than 4.
 _MAX_DEPTH: Final = 64
 #: Whole numbers of more bits are written in hexadecimal, which is read in linear time.
@@ -61,13 +64,14 @@ class JsonExporter:
         to_file(_parts(source, progress), file)
 
     @staticmethod
-    def read(where: Path | bytes) -> Snapshot:
+    def read(where: Path | bytes, *, progress: Progress | None = None) -> Snapshot:
         """The snapshot that was exported to the file at `where`. Text that begins with `{` (and bytes) is not taken as
-        a path, but as the export itself.
+        a path, but as the export itself. `progress` is called now and then with the bytes read and the bytes in all
+        (None: not known).
 
         Raises `FormatError` where it is no complete export, and OSError where the file cannot be read.
         """
-        tasks = JsonTasks(where)
+        tasks = JsonTasks(where, progress=progress)
         found = in_snapshot_order(tasks)
         return tasks.rest()._replace(tasks=found)
 
@@ -75,10 +79,11 @@ class JsonExporter:
 class JsonTasks:
     """The tasks of an export, read one after the other in flat memory, and then the `rest()`: a stream of tasks.
 
-    `where` and the errors are those of `JsonExporter.read`. An export that was laid out anew is read as a whole.
+    The arguments and errors are those of `JsonExporter.read`. An export that was laid out anew is read as a whole.
     """
 
-    def __init__(self, where: Path | bytes) -> None:
+    def __init__(self, where: Path | bytes, *, progress: Progress | None = None) -> None:
+        self._progress = progress
         self._text: bytes | None = None
         self._path: Path = "the export"
         if isinstance(where, bytes):
@@ -93,10 +98,26 @@ class JsonTasks:
         name = os.fspath(self._path)
         if self._text is not None:
             lines = iter(self._text.splitlines(keepends=True))
-            yield from self._read(name, lines)
+            yield from self._read(name, self._told(lines, len(self._text)))
             return
         with open(self._path, "rb") as file:
-            yield from self._read(name, file)
+            of_file = os.fstat(file.fileno())
+            total = of_file.st_size if stat.S_ISREG(of_file.st_mode) else None
+            yield from self._read(name, self._told(file, total))
+
+    def _told(self, lines: Iterator[bytes], total: int | None) -> Iterator[bytes]:
+        """The lines, and how far they have come."""
+        if self._progress is None:
+            yield from lines
+            return
+        done = told = 0
+        for line in lines:
+            yield line
+            done += len(line)
+            if done - told >= _STEP:
+                told = done
+                self._progress(done, total)
+        self._progress(done, total)
 
     def rest(self) -> Snapshot:
         """All but the tasks, once those have been gone through."""
