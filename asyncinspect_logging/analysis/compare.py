@@ -368,8 +368,9 @@ class Comparison:
         if kept is not None and kept.seen >= view.completed:
             return quantile(sorted(kept.durations), q)
         histogram: Histogram | None = view.durations.get("completed")
-        # Without bounds, as where those of several processes have none in common, nothing is known.
-        return None if histogram is None or not histogram.bounds else histogram_quantile(histogram, q)
+        told = math.nan if histogram is None else histogram_quantile(histogram, q)
+        # Nothing is known where the bounds of several processes have none in common, or a page has the count alone.
+        return None if math.isnan(told) else told
 
     # -- conditions --------------------------------------------------------------------------------------------------
 
