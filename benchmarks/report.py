@@ -121,6 +121,7 @@ ROWS = (
     Row("five runs a side: not found", "compare.5.missed", "%", 5),
     Row("eight runs a side: called slower", "compare.8.false", "%", 1),
     Row("eight runs a side: not found", "compare.8.missed", "%", 5),
+    Row("a sidecar catching up with such a log, against the replay of the same file", "sidecar.follow", "×", 2),
     Row("the same read as a stream of tasks, at level DEBUG", "replay.debug.tasks", "×"),
     Row("the same at level TRACE", "replay.trace.tasks", "×"),
     Row(

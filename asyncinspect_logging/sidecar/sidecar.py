@@ -238,11 +238,9 @@ class Sidecar:
         return more, due
 
     def _take(self, name: str, first: int, lines: list[bytes]) -> None:
-        read, heard = self.reader.read, self.processes.heard
         self.processes.log = self.files.key
-        for number, line in enumerate(lines, first):
-            if line:
-                read(line, heard, name, number)
+        self.reader.read_all(lines, name, first)
+        self.processes.heard_in(lines)
 
     # -- from one run to the next ------------------------------------------------------------------------------------
 
