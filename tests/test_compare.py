@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncinspect_logging import AsyncInspectHandler, Config, Inspector, Snapshot, span
-from asyncinspect_logging.analysis import compare as compare_module
-from asyncinspect_logging.analysis import relations
+from asyncinspect_logging.analysis import relations, runs
 from asyncinspect_logging.analysis.compare import compare
 from asyncinspect_logging.analysis.thresholds import parse_condition
 from asyncinspect_logging.errors import ConfigError
@@ -278,7 +277,7 @@ def test_a_snapshot_and_a_stream_give_the_same(program: Callable[[], Program]) -
 def test_what_is_kept_has_bounds(program: Callable[[], Program], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of durations, names, edges and spans remembered; the quantiles of a random choice are near those of all."""
     for bound in ("RESERVOIR", "MAX_NAMES"):
-        monkeypatch.setattr(compare_module, bound, 300)
+        monkeypatch.setattr(runs, bound, 300)
     for bound in ("_MAX_KNOWN", "_MAX_EDGES", "_MAX_NAMES"):
         monkeypatch.setattr(relations, bound, 300)
     each = program()
@@ -287,7 +286,7 @@ def test_what_is_kept_has_bounds(program: Callable[[], Program], monkeypatch: py
     for index in range(400):
         each.span(f"n{index}", parent=each.number)
         each.span("orphan", parent=10_000 + index)
-    run = compare_module._Run(each.snapshot())
+    run = runs.Run(each.snapshot())
     assert len(run.kept["a"].starts) == len(run.kept) == 300
     found = run._relations
     assert len(found._kept) == 0

@@ -5,52 +5,25 @@ from __future__ import annotations
 import difflib
 import math
 import random
-from array import array
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
 from statistics import fmean, median
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from ..errors import ConfigError
-from ..snapshot import Histogram, NameView, Snapshot, TaskView
-from .bootstrap import ENOUGH, Evidence, Pair, Sample, at_equal_speed, moderate, stolen
+from ..snapshot import Histogram, NameView, Snapshot
+from ..streams import TaskStream
+from .bootstrap import Evidence, Pair, at_equal_speed, moderate, stolen
+from .compare_text import count, described, label, seconds, text_of, untold
 from .quantiles import MoreThan, histogram_quantile, quantile
-from .relations import Relations
 from .repeats import FEWEST_RUNS, Repeats
+from .runs import DEADLOCK, RESERVOIR, Edge, Run
 from .thresholds import COUNTS, QUANTILES, Condition, parse_condition
 
 __all__ = ["RESERVOIR", "Change", "Comparison", "Edge", "Ratio", "TaskStream", "Verdict", "compare"]
 
-#: Durations kept of each name, chosen at random among all (J. S. Vitter, "Random sampling with a reservoir", 1985).
-RESERVOIR: Final = 4096
-#: Names whose durations are kept.
-MAX_NAMES: Final = 1000
-_MAX_SHOWN: Final = 40
-#: Durations kept of a name in each process, and how many such samples there may be.
-PROCESS_RESERVOIR: Final = 512
-MAX_PROCESS_SAMPLES: Final = 4000
 #: Other names by which the speed of the machine in a run is told, at least.
 _FEWEST_NAMES: Final = 3
-#: A process has these bits in common in all ids of its spans.
-_BASE_DIGITS: Final = 8
-_DEADLOCK: Final = "deadlock"
-
-#: What one end is called, what the other is, and what they have to do with each other, as in a `Graph`: "spawned",
-#: "awaited", "held" or "sent". (Not "waited": whether a lock is waited for is often chance.)
-Edge = tuple[str, str, str]
-_EDGES: Final = ("spawned", "awaited", "held", "sent")
-#: Entries of timelines that are there at level TRACE.
-_STEPS: Final = frozenset({"suspend", "wake", "resume", "wait", "acquire", "release"})
 _Key = TypeVar("_Key")
-
-
-class TaskStream(Protocol):
-    """Tasks, each once it has ended, and afterwards the totals."""
-
-    def __iter__(self) -> Iterator[TaskView]: ...
-
-    def rest(self) -> Snapshot: ...
 
 
 class Ratio(NamedTuple):
@@ -89,130 +62,6 @@ class Verdict(NamedTuple):
     message: str
 
 
-class _Kept:
-    """A reservoir of (start, duration), both in seconds."""
-
-    __slots__ = ("_size", "_source", "durations", "seen", "starts")
-
-    def __init__(self, name: str, size: int) -> None:
-        self.starts, self.durations, self.seen = array("d"), array("d"), 0
-        self._source = random.Random(name.encode("utf-8", "surrogatepass"))
-        self._size = size
-
-    def add(self, start: float, duration: float) -> None:
-        self.seen += 1
-        if len(self.starts) < self._size:
-            self.starts.append(start)
-            self.durations.append(duration)
-            return
-        place = self._source.randrange(self.seen)
-        if place < self._size:
-            self.starts[place], self.durations[place] = start, duration
-
-
-class _Run:
-    """What is kept of one side."""
-
-    def __init__(self, source: Snapshot | TaskStream) -> None:
-        self.kept: dict[str, _Kept] = {}
-        # The same by process and name; and from when to when there was the process.
-        self._processes: dict[str, dict[str, _Kept]] = {}
-        self._spans: dict[str, tuple[float, float]] = {}
-        self._process_samples = 0
-        self._relations = Relations(keep=0, anonymous=True)
-        #: Whether what each task waited for and held is known.
-        self.steps = False
-        if isinstance(source, Snapshot):
-            self._read(source.tasks)
-            rest = source
-        elif callable(getattr(source, "rest", None)):
-            self._read(source)
-            rest = source.rest()
-        else:
-            raise ConfigError(
-                f"{type(source).__name__} cannot be compared; give a Snapshot, as of inspector.snapshot(), or LogTasks"
-            )
-        self.names: Mapping[str, NameView] = rest.names
-        #: Whether records are missing, or could not be read, so that counts are lower bounds.
-        self.partial = any(rest.dropped.get(reason) for reason in ("gap", "malformed"))
-        self.edges = {edge for edge in self._relations.labelled() if edge[2] in _EDGES}
-        #: Whether all tasks were there, and so all that one began.
-        self.whole = self._relations.tasks >= sum(view.spawned for view in self.names.values())
-        self.findings = Counter({(kind, name): count for (kind, name), count in rest.lints.items() if count})
-        for finding in rest.findings:
-            if (finding.kind, finding.name) not in rest.lints:
-                self.findings[finding.kind, finding.name] += 1
-        # A page counts deadlocks, and does not say whose they are.
-        if rest.deadlocks and not any(kind == _DEADLOCK for kind, _ in self.findings):
-            self.findings[_DEADLOCK, ""] = rest.deadlocks
-
-    def _read(self, tasks: Iterable[TaskView]) -> None:
-        for task in tasks:
-            # As the inspector counts it: names beyond its limit are one.
-            name = task.name
-            if task.outcome == "completed" and task.duration is not None:
-                if name not in self.kept and len(self.kept) >= MAX_NAMES:
-                    continue
-                kept = self.kept.get(name)
-                if kept is None:
-                    kept = self.kept[name] = _Kept(name, RESERVOIR)
-                kept.add(task.started_at, task.duration)
-                self._add_to_process(task.id[:_BASE_DIGITS], name, task.started_at, task.duration)
-            self._relations.take(task)
-            self.steps = self.steps or bool(task.awaiting) or any(event.kind in _STEPS for event in task.events)
-
-    def _add_to_process(self, process: str, name: str, start: float, duration: float) -> None:
-        kept = self._processes.get(process, {}).get(name)
-        if kept is None:
-            if self._process_samples >= MAX_PROCESS_SAMPLES:
-                return
-            self._process_samples += 1
-            kept = self._processes.setdefault(process, {})[name] = _Kept(name, PROCESS_RESERVOIR)
-        kept.add(start, duration)
-        first, last = self._spans.get(process, (start, start))
-        self._spans[process] = min(first, start), max(last, start + duration)
-
-    def _runs(self) -> list[list[str]]:
-        """The processes of each run. Those that were there at the same time, such as the workers of a server, are of
-        one: what was special about that time, all of them had.
-        """
-        runs: list[list[str]] = []
-        end = -math.inf
-        for process, (first, last) in sorted(self._spans.items(), key=lambda item: item[1]):
-            if first > end:
-                runs.append([])
-            runs[-1].append(process)
-            end = max(end, last)
-        return runs
-
-    @cached_property
-    def runs(self) -> list[dict[str, list[float]]]:
-        """The durations of each run by name, in order."""
-        found = []
-        for run in self._runs():
-            names: dict[str, list[float]] = {}
-            for process in run:
-                for name, kept in self._processes[process].items():
-                    names.setdefault(name, []).extend(kept.durations)
-            found.append({name: sorted(durations) for name, durations in names.items()})
-        return found
-
-    def levels(self, name: str, q: float) -> dict[int, float]:
-        """By run, the logarithm of the q-quantile of a name, where there are samples enough."""
-        return {
-            index: math.log(max(quantile(names[name], q), 1e-9))
-            for index, names in enumerate(self.runs)
-            if name in names and len(names[name]) * min(q, 1 - q) >= ENOUGH
-        }
-
-    def sample(self, name: str) -> Sample | None:
-        """The durations of a name, if they are all there or a fair choice of all."""
-        kept, view = self.kept.get(name), self.names.get(name)
-        if kept is None or view is None or kept.seen < view.completed:
-            return None
-        return Sample.of(zip(kept.starts, kept.durations, strict=True))
-
-
 def _family(edges: Iterable[Edge]) -> dict[str, set[str]]:
     """By name, the names that it is inside of, or that are inside of it, at any depth."""
     below: dict[str, set[str]] = {}
@@ -234,17 +83,17 @@ def _family(edges: Iterable[Edge]) -> dict[str, set[str]]:
     return family
 
 
-def _new_edges(before: _Run, after: _Run) -> tuple[Edge, ...] | None:
+def _new_edges(before: Run, after: Run) -> tuple[Edge, ...] | None:
     if not before.whole:
         return None
     return tuple(sorted(e for e in after.edges - before.edges if before.steps or e[2] == "spawned"))
 
 
-def _new_findings(before: _Run, after: _Run) -> tuple[tuple[str, str], ...]:
+def _new_findings(before: Run, after: Run) -> tuple[tuple[str, str], ...]:
     found = after.findings.keys() - before.findings.keys()
-    nameless = (_DEADLOCK, "") in before.findings or (_DEADLOCK, "") in found
-    if nameless and any(kind == _DEADLOCK for kind, _ in before.findings):
-        found = {each for each in found if each[0] != _DEADLOCK}
+    nameless = (DEADLOCK, "") in before.findings or (DEADLOCK, "") in found
+    if nameless and any(kind == DEADLOCK for kind, _ in before.findings):
+        found = {each for each in found if each[0] != DEADLOCK}
     return tuple(sorted(found))
 
 
@@ -258,7 +107,7 @@ class Comparison:
     much the names that follow the machine's speed were slower after than before, 1.0 where that is not known.
     """
 
-    def __init__(self, before: _Run, after: _Run, confidence: float, seed: int) -> None:
+    def __init__(self, before: Run, after: Run, confidence: float, seed: int) -> None:
         self.confidence = confidence
         self._seed = seed
         self._evidence: dict[str, dict[str, Evidence | Repeats]] = {}
@@ -361,7 +210,7 @@ class Comparison:
         return Ratio(levels[0], levels[1], evidence.value, low, high, equal, change)
 
     @staticmethod
-    def _level(run: _Run, name: str, q: float) -> float | None:
+    def _level(run: Run, name: str, q: float) -> float | None:
         kept, view = run.kept.get(name), run.names.get(name)
         if view is None or not view.completed:
             return None
@@ -424,7 +273,7 @@ class Comparison:
                 if isinstance(after, MoreThan):
                     # It may be above a bound that is higher, and is above any other.
                     failed = None if condition.bound > after else condition.above
-                yield Verdict(text, name, failed, f"{name}: {which} is {_seconds(after)} after")
+                yield Verdict(text, name, failed, f"{name}: {which} is {seconds(after)} after")
             return
         known = {name: evidence for name in names if (evidence := self._find(name, which)) is not None}
         sure = _holm(
@@ -433,7 +282,7 @@ class Comparison:
         )
         for name in names:
             if name in known:
-                yield Verdict(text, name, name in sure, f"{name}: {which} {_described(ratios[name])}")
+                yield Verdict(text, name, name in sure, f"{name}: {which} {described(ratios[name])}")
             elif name in self._before.names:
                 message = f"{name}: the samples are too small to compare {which}, or not all kept"
                 yield Verdict(text, name, None, message)
@@ -441,7 +290,7 @@ class Comparison:
     def _judge_count(self, condition: Condition) -> Verdict:
         names = self._names_of(condition)
         before, after = (
-            sum(_count(run.names[name], condition.measure) for name in names if name in run.names)
+            sum(count(run.names[name], condition.measure) for name in names if name in run.names)
             for run in (self._before, self._after)
         )
         what = f"{condition.measure} {before:,} -> {after:,}"
@@ -477,8 +326,8 @@ class Comparison:
         found: Sequence[Any] | None = getattr(self, f"{word}_{what}")
         one, other = (self._before, self._after) if word == "new" else (self._after, self._before)
         if found is None:
-            return Verdict(condition.text, None, None, _untold(word))
-        shown = ", ".join(_label(each) for each in found[:5]) + (", …" if len(found) > 5 else "")
+            return Verdict(condition.text, None, None, untold(word))
+        shown = ", ".join(label(each) for each in found[:5]) + (", …" if len(found) > 5 else "")
         message = f"{len(found)} {condition.measure}" + (f": {shown}" if found else "")
         holds = condition.holds(len(found))
         # There may be more than those that were found.
@@ -519,28 +368,7 @@ class Comparison:
 
     def render(self) -> str:
         """As text: what differs first, then every name."""
-        lines: list[str] = []
-        for word in ("new", "gone"):
-            for what in ("names", "edges", "findings"):
-                found: Sequence[Any] | None = getattr(self, f"{word}_{what}")
-                if found is None:
-                    lines.append(_untold(word))
-                    continue
-                lines += [f"{word} {what.removesuffix('s')}: {_label(each)}" for each in found[:_MAX_SHOWN]]
-                if len(found) > _MAX_SHOWN:
-                    lines.append(f"… and {len(found) - _MAX_SHOWN} more {word} {what}")
-        if abs(self.machine - 1) > 0.05:
-            how, factor = ("slower", self.machine) if self.machine > 1 else ("faster", 1 / self.machine)
-            lines.append(
-                f"the machine, or all of the program, was {factor:.2f}x {how}; ratios marked = are without that"
-            )
-        for change in self.changes[:_MAX_SHOWN]:
-            lines.append(f"{_shown_name(change.name)}: {_outcomes(change)}")
-            known = {which: ratio for which, ratio in change.quantiles.items() if ratio.before or ratio.after}
-            lines += [f"  {which} {_described(ratio)}" for which, ratio in known.items()]
-        if len(self.changes) > _MAX_SHOWN:
-            lines.append(f"… and {len(self.changes) - _MAX_SHOWN} more names")
-        return "\n".join(lines)
+        return text_of(self)
 
     __str__ = render
 
@@ -563,7 +391,7 @@ def compare(
         raise ConfigError(f"confidence={confidence!r} is not above 0.5 and below 1; write 0.99")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise ConfigError(f"seed={seed!r} is not a whole number; write 0")
-    return Comparison(_Run(before), _Run(after), float(confidence), seed)
+    return Comparison(Run(before), Run(after), float(confidence), seed)
 
 
 def _holm(chances: Mapping[_Key, float], alpha: float) -> set[_Key]:
@@ -576,13 +404,8 @@ def _holm(chances: Mapping[_Key, float], alpha: float) -> set[_Key]:
     return sure
 
 
-def _count(view: NameView, measure: str) -> int:
-    found: int = view.spawned if measure == "count" else getattr(view, measure)
-    return found
-
-
 def _counts(view: NameView | None) -> dict[str, int] | None:
-    return None if view is None else {measure: _count(view, measure) for measure in COUNTS}
+    return None if view is None else {measure: count(view, measure) for measure in COUNTS}
 
 
 def _plain(ratio: Ratio) -> dict[str, Any]:
@@ -590,53 +413,5 @@ def _plain(ratio: Ratio) -> dict[str, Any]:
     return ratio._asdict() | {"more_than": sides}
 
 
-def _seconds(value: float | None) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, MoreThan):
-        return f"> {_seconds(float(value))}"
-    for unit, factor in (("s", 1.0), ("ms", 1e-3)):
-        if value >= factor:
-            return f"{value / factor:.3g} {unit}"
-    return f"{value * 1e6:.3g} µs"
-
-
-def _described(ratio: Ratio) -> str:
-    text = f"{_seconds(ratio.before)} -> {_seconds(ratio.after)}"
-    if ratio.before is None or ratio.after is None:
-        return text
-    if ratio.value is None:
-        return f"{text}: too few samples to say"
-    mark = "=" if ratio.at_equal_speed else ""
-    text += f": {mark}{ratio.value:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}]"
-    return f"{text} {ratio.change}" if ratio.change else text
-
-
-def _outcomes(change: Change) -> str:
-    parts = []
-    for measure in COUNTS:
-        before, after = (0 if view is None else _count(view, measure) for view in (change.before, change.after))
-        if before or after:
-            word = "spans" if measure == "count" else measure
-            parts.append(f"{before:,} {word}" if before == after else f"{before:,} -> {after:,} {word}")
-    return ", ".join(parts) or "no spans"
-
-
 def _lists(edges: Iterable[Edge] | None) -> list[list[str]] | None:
     return None if edges is None else [list(edge) for edge in edges]
-
-
-def _untold(word: str) -> str:
-    return f"{word} edges are unknown: the run {'before' if word == 'new' else 'after'} does not have all its tasks"
-
-
-def _shown_name(name: str) -> str:
-    return name if name.isprintable() else repr(name)
-
-
-def _label(each: Any) -> str:
-    if isinstance(each, str):
-        return _shown_name(each)
-    if len(each) == 3:
-        return f"{_shown_name(each[0])} -> {_shown_name(each[1])} ({each[2]})"
-    return f"{each[0]} in {_shown_name(each[1])}" if each[1] else str(each[0])

@@ -15,7 +15,10 @@ from ..snapshot import TaskView
 from .critical import Member, Stretch, critical_path
 from .timeline import HELD, Met, Resource, Uses, tasks_awaited, times_of, uses_of
 
-__all__ = ["Relations"]
+__all__ = ["STEPS", "Relations"]
+
+#: Entries of timelines that are there at level TRACE.
+STEPS: Final = frozenset({"suspend", "wake", "resume", "wait", "acquire", "release"})
 
 #: Tasks kept for the critical path, the latest to end.
 _MAX_KEPT: Final = 100_000

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..analysis.quantiles import MoreThan
+from ..analysis.relations import STEPS
 from ..snapshot import Snapshot, TaskView
 from .reading import as_json, log_options, need_records, read_rules, tell_report
 from .text import clean, count, is_ascii, seconds
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from ..streams import TaskStream
 
 __all__ = ["stats"]
-
-#: Entries of timelines that are there at level TRACE.
-_STEPS: Final = frozenset({"suspend", "wake", "resume", "wait", "acquire", "release"})
 
 
 @click.command(
@@ -91,7 +89,7 @@ class _Seen:
     def __iter__(self) -> Iterator[TaskView]:
         assert not isinstance(self._source, Snapshot)
         for task in self._source:
-            self.steps = self.steps or any(event.kind in _STEPS for event in task.events)
+            self.steps = self.steps or any(event.kind in STEPS for event in task.events)
             yield task
 
     def rest(self) -> Snapshot:
