@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 from ..analysis.bulk import Bulk
 from ..analysis.decoding import Ordinary, Unreadable, annotation, bare, is_object_begun, ordinary, ordinary_of, parse
@@ -30,6 +30,15 @@ class Rules(Protocol):
     """Retrofit rules: see `analysis.rules`."""
 
     def payloads(self, line: bytes | str, file: str, number: int) -> Sequence[Mapping[str, Any]]: ...
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """Rules that remember starts."""
+
+    def dump(self) -> list[list[Any]]: ...
+
+    def load(self, saved: list[list[Any]]) -> None: ...
 
 
 class Reader:
@@ -126,6 +135,15 @@ class Reader:
             self.records += len(retrofitted)
         else:
             self.foreign += 1
+
+    def dump(self) -> list[list[Any]]:
+        """The starts that rules remember, as values that JSON can hold."""
+        return self._rules.dump() if isinstance(self._rules, Remembering) else []
+
+    def load(self, saved: list[list[Any]]) -> None:
+        """Go on from there. Raises ValueError or TypeError for what `dump` never gave."""
+        if isinstance(self._rules, Remembering):
+            self._rules.load(saved)
 
     def bad(self) -> None:
         """Count a line that could not be had."""

@@ -278,6 +278,7 @@ class Sidecar:
                     "inspector": self.inspector.checkpoint(),
                     "files": self.files.dump(),
                     "processes": self.processes.dump(),
+                    "starts": self.reader.dump(),
                     "clients": [] if self.listener is None else self.listener.dump(),
                 }
             )
@@ -295,6 +296,7 @@ class Sidecar:
             self.inspector.resume(saved["inspector"])
             self.files.load(saved["files"])
             self.processes.load(saved["processes"])
+            self.reader.load(saved["starts"])
             if self.listener is not None:
                 self.listener.load(saved["clients"])
         except (ConfigError, LookupError, TypeError, ValueError, AttributeError) as error:
