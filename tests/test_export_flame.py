@@ -6,19 +6,19 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made import a_view
 
-from asyncinspect_logging import Inspector, TaskState, nesting
+from asyncinspect_logging import Inspector, nesting
 from asyncinspect_logging.errors import ConfigError
 from asyncinspect_logging.exporters import flame
 from asyncinspect_logging.exporters.flame import MEASURES, FlameExporter
-from asyncinspect_logging.snapshot import Event, TaskView
+from asyncinspect_logging.snapshot import TaskView
 
 EMPTY = Inspector().snapshot()
 #: Published at https://www.speedscope.app/file-format-schema.json; its licence is beside it.
@@ -29,37 +29,10 @@ def a_task(
     id: str, begin: float, end: float | None, parent: str | None = None, *, made: float | None = None, **more: Any
 ) -> TaskView:
     """A task from `begin` to `end` (None: it is live at 100 s), made before that if so told; idle all the time."""
+    given = {"name": id.rstrip("0123456789"), "task": "main", "thread": 1}
+    given["idle"] = (100 if end is None else end) - begin
     started = begin if made is None else made
-    view = TaskView(
-        id=id,
-        parent_id=parent,
-        trace_id="t",
-        name=id.rstrip("0123456789"),
-        state=TaskState.RUNNING if end is None else TaskState.COMPLETED,
-        outcome=None if end is None else "completed",
-        fields=MappingProxyType({}),
-        age=100 - started,
-        duration=None if end is None else end - begin,
-        polls=1,
-        wakes=0,
-        self_wakes=0,
-        busy=0.0,
-        idle=(100 if end is None else end) - begin,
-        scheduled=0.0,
-        max_poll=0.0,
-        started_at=started,
-        task="main",
-        thread=1,
-        at=None,
-        error=None,
-        waiting_on=None,
-        waiting_since=None,
-        await_chain=(),
-        links=(),
-        parent_closed=False,
-        events=(Event(started, "spawn", ""), Event(begin, "enter", "")),
-    )
-    return view._replace(**more)
+    return a_view(started, end, now=100, entered=begin, id=id, parent_id=parent, **(given | more))
 
 
 def stacks(*tasks: TaskView, measure: str) -> dict[str, float]:

@@ -47,17 +47,22 @@ BLANK = TaskView(
 )
 
 
-def a_view(begin: float, end: float | None, *, now: float, told: Iterable[Event] = (), **more: Any) -> TaskView:
-    """A task from `begin` to `end` (None: it is live at `now`), in seconds of Unix time, with this on its timeline."""
-    events = [Event(begin, "spawn", ""), Event(begin, "enter", ""), *told]
+def a_view(
+    made: float, end: float | None, *, now: float, entered: float | None = None, told: Iterable[Event] = (), **more: Any
+) -> TaskView:
+    """A task that was made at one time, and ran from then, or from `entered`, to `end` (None: it is live at `now`), in
+    seconds of Unix time, with this on its timeline.
+    """
+    begin = made if entered is None else entered
+    events = [Event(made, "spawn", ""), Event(begin, "enter", ""), *told]
     if end is not None:
         events.append(Event(end, "exit", more.get("outcome") or "completed"))
     given = {
         "state": TaskState.BLOCKED if end is None else TaskState.COMPLETED,
         "outcome": None if end is None else "completed",
-        "age": now - begin,
+        "age": now - made,
         "duration": None if end is None else end - begin,
-        "started_at": begin,
+        "started_at": made,
         "events": tuple(events),
     }
     return BLANK._replace(**(given | more))
@@ -75,6 +80,7 @@ def task(
     ended: float | None = 1.0,
     *,
     now: float = 100.0,
+    entered: float | None = None,
     told: Iterable[tuple[float, str, str]] = (),
     **more: Any,
 ) -> TaskView:
@@ -83,11 +89,10 @@ def task(
         T0 + began,
         None if ended is None else T0 + ended,
         now=T0 + now,
+        entered=None if entered is None else T0 + entered,
         told=[Event(T0 + at, kind, detail) for at, kind, detail in told],
         id=id_of(number),
-        parent_id=None if parent is None else id_of(parent),
-        name=name,
-        **more,
+        **({"parent_id": None if parent is None else id_of(parent), "name": name} | more),
     )
 
 
