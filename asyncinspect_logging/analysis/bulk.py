@@ -211,30 +211,29 @@ class Bulk:
                 if record is None:
                     return line
                 record = record.asyncinspect
-                id = record.id
-                if record.pid != pid or id[:8] != base:
-                    if record.pid == UNNUMBERED or _BASE.match(id) is None:
+                kind, id, of = type(record), record.id, record.pid
+                seq, wall = record.seq, record.wall
+                if of != pid or id[:8] != base:
+                    if of == UNNUMBERED or _BASE.match(id) is None:
                         return line
                     if seen is not None:
                         seen.high = high
-                    pid, base = record.pid, id[:8]
+                    pid, base = of, id[:8]
                     seen = placing.seqs_of(pid, int(base, 16))
                     high = seen.high
-                if record.seq != high + 1:
-                    if record.seq <= high or seen is None:
+                if seq != high + 1:
+                    if seq <= high or seen is None:
                         # Too late, or there already.
                         return line
                     seen.high = high
-                    seen.skip_to(record.seq)
+                    seen.skip_to(seq)
                     high = seen.high
-                wall = record.wall
                 if wall > latest:
                     if wall > limit:
                         high += 1
                         later += 1
                         continue
                     latest = wall
-                kind = record.__class__
 
                 if kind is Exit:
                     entry = begun_pop(id, None)
@@ -242,7 +241,7 @@ class Bulk:
                     max_poll = record.max_poll
                     if entry is None:
                         return line
-                    began_as = entry.__class__
+                    began_as = type(entry)
                     duration = record.duration
                     if (
                         max_poll >= long_step
@@ -353,7 +352,7 @@ class Bulk:
                         name = record.name
                         if name not in totals:
                             total_of(name)
-                    elif kind is Enter and entry.__class__ is Spawn:
+                    elif kind is Enter and type(entry) is Spawn:
                         begun[id] = Open(entry, record)
                     else:
                         return line
@@ -361,8 +360,8 @@ class Bulk:
 
                 else:
                     entry = begun_get(id)
-                    if entry.__class__ is not Open:
-                        if entry.__class__ is not Enter:
+                    if type(entry) is not Open:
+                        if type(entry) is not Enter:
                             return line
                         entry = begun[id] = Open(None, entry)
                     if kind is Wake:
