@@ -31,6 +31,8 @@ def log(tmp_path: Path, tell: Tell) -> Path:
 def shell(line: str, log: Path, **options: Any) -> subprocess.CompletedProcess[str]:
     line = line.replace("LOG", str(log)).replace("asyncinspect", COMMAND)
     options.setdefault("stderr", subprocess.PIPE)
+    # Workers of pytest-xdist have a terminal of 80 columns.
+    options["env"] = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
     done = subprocess.run(
         ["bash", "-c", line],
         stdin=subprocess.DEVNULL,
