@@ -130,13 +130,12 @@ def test_a_long_line_over_the_socket(tell: Any) -> None:
     chunk = b"x" * (1 << 20)
     tracemalloc.start()
     with sidecar.address.connect(10) as client:
-        sender = threading.Thread(target=lambda: [client.sendall(chunk) for _ in range(100)])
+        last = b"\n" + line(tell("enter")).encode()
+        sender = threading.Thread(target=lambda: [client.sendall(part) for part in [chunk] * 100 + [last]])
         sender.start()
-        while sender.is_alive():
-            sidecar.step(0.01)
-        client.sendall(b"\n" + line(tell("enter")).encode())
         while not sidecar.reader.records:
             sidecar.step(0.01)
+        sender.join()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert sidecar.reader.broken == 1

@@ -103,19 +103,20 @@ def log_of(seed: int) -> list[bytes]:
 
 def same(snapshot: Snapshot) -> Snapshot:
     """Without what it costs, and what only those know who have read all of a log: which records are missing. Open tasks
-    have no order, nor have findings; of what limits let go, batches decide whether something of it is told once more.
+    have no order. Batches decide what was known of a span when it was judged (findings), and, of what limits let go,
+    whether something of it is told once more.
     """
-    dropped, findings = {**snapshot.dropped, "gap": 0}, list(snapshot.findings)
+    dropped = {**snapshot.dropped, "gap": 0}
     if dropped["max_tasks"]:
         dropped |= {"duplicate": 0, "max_events": 0}
-        findings = [finding._replace(at=0.0) for finding in findings]
     # What is said of where rules found a span: the file's name is the sidecar's own.
     tasks = [task._replace(at=(task.at or "").replace("#1:", ":")) for task in snapshot.tasks]
     return snapshot._replace(
         memory={},
         dropped=dropped,
         tasks=tuple(sorted(tasks, key=lambda task: task.id)),
-        findings=tuple(sorted(findings)),
+        findings=(),
+        lints={},
     )
 
 
