@@ -80,6 +80,40 @@ def test_files_that_come_and_go(tmp_path: Path, tell: Any) -> None:
     sidecar._close()
 
 
+def test_files_that_come_and_go_all_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tell: Any) -> None:
+    """Whenever they were looked at, one is gone before it is read: there is a pause between two looks all the same, and
+    what is in the others is read.
+    """
+    good = tmp_path / "good.log"
+    sidecar = Sidecar(tmp_path / "*.log")
+    scan, looks, pauses = sidecar.files.scan, 0, 0
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        come = tmp_path / f"{looks}.log"
+        come.write_text("text\n")
+        scan()
+        come.unlink()
+        assert looks < 100, "it does nothing else"
+
+    def pause(timeout: float | None = None) -> bool:
+        nonlocal pauses
+        pauses += 1
+        with good.open("a") as file:
+            file.write(line(tell("enter", pauses)) + line(tell("exit", pauses)))
+        if pauses == 10:
+            sidecar.stop()
+        return True
+
+    monkeypatch.setattr(sidecar.files, "scan", look)
+    monkeypatch.setattr(sidecar._stopping, "wait", pause)
+    sidecar.run()
+    assert pauses == 10
+    assert looks <= 2 * pauses
+    assert sidecar.reader.records == 2 * 9
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_that_may_not_be_read(tmp_path: Path, tell: Any) -> None:
     """It is read once it may be."""

@@ -220,15 +220,20 @@ class Sidecar:
         """Returns whether there is more to be read, and whether it is time for what is done now and then."""
         now = time.monotonic()
         due = now >= self._scan_at
-        if (due or self.files.moved) and (self._follow or not self._scan_at):
+        looks = (due or self.files.moved) and (self._follow or not self._scan_at)
+        if looks:
             self.files.scan()
         if due:
             self._scan_at = now + _SCAN
         bad = self.files.bad
-        more = self.files.poll(self._take) or (self._follow and self.files.moved)
+        more = self.files.poll(self._take)
         for _ in range(self.files.bad - bad):
             self.reader.bad()
-        if not more:
+        if not more and self._follow and self.files.moved:
+            # It is looked at once at which files there are now. Where that was done just now, files come and go all
+            # the time, and whoever ran after them would do nothing else.
+            more = not looks
+        elif not more:
             with self._round_over:
                 self._rounds += 1
                 self._round_over.notify_all()
