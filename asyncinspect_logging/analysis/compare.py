@@ -17,7 +17,7 @@ from .compare_text import count, described, label, seconds, text_of, untold
 from .quantiles import MoreThan, histogram_quantile, quantile
 from .repeats import FEWEST_RUNS, Repeats
 from .runs import DEADLOCK, RESERVOIR, Edge, Run
-from .thresholds import COUNTS, QUANTILES, Condition, parse_condition
+from .thresholds import COUNTS, QUANTILES, Condition, parse_condition, quantile_of
 
 __all__ = ["RESERVOIR", "Change", "Comparison", "Edge", "Ratio", "TaskStream", "Verdict", "compare"]
 
@@ -110,7 +110,8 @@ class Comparison:
     def __init__(self, before: Run, after: Run, confidence: float, seed: int) -> None:
         self.confidence = confidence
         self._seed = seed
-        self._evidence: dict[str, dict[str, Evidence | Repeats]] = {}
+        # By quantile and name.
+        self._evidence: dict[float, dict[str, Evidence | Repeats]] = {}
         self.new_names = tuple(sorted(after.names.keys() - before.names.keys()))
         self.gone_names = tuple(sorted(before.names.keys() - after.names.keys()))
         self.new_edges, self.gone_edges = _new_edges(before, after), _new_edges(after, before)
@@ -142,13 +143,13 @@ class Comparison:
             return sum(run.names[name].spawned for run in (self._before, self._after) if name in run.names)
 
         ordered = sorted(names, key=lambda name: (-spans(name), name))
-        shown = self._shown([(name, which) for name in ordered for which in QUANTILES])
+        shown = self._shown([(name, q) for name in ordered for q in QUANTILES.values()])
         for name in ordered:
             yield Change(
                 name,
                 self._before.names.get(name),
                 self._after.names.get(name),
-                {which: self._ratio(name, which, shown.get((name, which))) for which in QUANTILES},
+                {which: self._ratio(name, q, shown.get((name, q))) for which, q in QUANTILES.items()},
             )
 
     def _repeats(self, names: Iterable[str], q: float) -> dict[str, Repeats]:
@@ -173,36 +174,32 @@ class Comparison:
             found[name] = Repeats(list(before.values()), list(after.values()), speeds)
         return found
 
-    def _find(self, name: str, which: str) -> Evidence | Repeats | None:
+    def _find(self, name: str, q: float) -> Evidence | Repeats | None:
         """What is known of a ratio; None where that is too little."""
-        if which not in self._evidence and self._repeated:
-            self._evidence[which] = dict(self._repeats(self._speeds, QUANTILES[which]))
-        elif which not in self._evidence:
-            q = QUANTILES[which]
-            found = {
-                each: Evidence(pairs, q, f"{self._seed}/{each}/{which}") for each, (pairs, _) in self._speeds.items()
-            }
+        if q not in self._evidence and self._repeated:
+            self._evidence[q] = dict(self._repeats(self._speeds, q))
+        elif q not in self._evidence:
+            found = {each: Evidence(pairs, q, f"{self._seed}/{each}/{q}") for each, (pairs, _) in self._speeds.items()}
             known = {each: evidence for each, evidence in found.items() if evidence.enough}
-            self._evidence[which] = dict(known)
+            self._evidence[q] = dict(known)
             moderate({each: (evidence, self._speeds[each][1]) for each, evidence in known.items()}, q, self._stolen)
-        return self._evidence[which].get(name)
+        return self._evidence[q].get(name)
 
-    def _shown(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    def _shown(self, keys: Sequence[tuple[str, float]]) -> dict[tuple[str, float], str]:
         """Which ratios are shown to be above or below 1, all of them together."""
-        chances: dict[tuple[str, str], tuple[float, str]] = {}
-        for name, which in keys:
-            evidence = self._find(name, which)
+        chances: dict[tuple[str, float], tuple[float, str]] = {}
+        for name, q in keys:
+            evidence = self._find(name, q)
             if evidence is not None:
                 slower, faster = evidence.chance(1.0), evidence.chance(1.0, above=False)
                 # Twice, for there are two sides.
-                chances[name, which] = (2 * slower, "slower") if slower < faster else (2 * faster, "faster")
+                chances[name, q] = (2 * slower, "slower") if slower < faster else (2 * faster, "faster")
         sure = _holm({key: chance for key, (chance, _) in chances.items()}, 1 - self.confidence)
         return {key: chances[key][1] for key in sure}
 
-    def _ratio(self, name: str, which: str, change: str | None) -> Ratio:
-        q = QUANTILES[which]
+    def _ratio(self, name: str, q: float, change: str | None) -> Ratio:
         levels = [self._level(run, name, q) for run in (self._before, self._after)]
-        evidence = self._find(name, which)
+        evidence = self._find(name, q)
         if evidence is None:
             return Ratio(levels[0], levels[1], None, None, None, False, None)
         low, high = evidence.interval(self.confidence)
@@ -242,9 +239,10 @@ class Comparison:
         verdicts: list[Verdict] = []
         for given in conditions:
             condition = given if isinstance(given, Condition) else parse_condition(given)
-            if condition.measure in QUANTILES:
+            q = quantile_of(condition.measure)
+            if q is not None:
                 nothing = Verdict(condition.text, condition.name, None, "no span to compare")
-                verdicts += list(self._judge_quantile(condition)) or [nothing]
+                verdicts += list(self._judge_quantile(condition, q)) or [nothing]
             elif condition.measure in COUNTS:
                 verdicts.append(self._judge_count(condition))
             else:
@@ -261,10 +259,11 @@ class Comparison:
             raise ConfigError(f"condition {condition.text!r}: no span is called {condition.name!r} in either run{hint}")
         return [condition.name]
 
-    def _judge_quantile(self, condition: Condition) -> Iterator[Verdict]:
+    def _judge_quantile(self, condition: Condition, q: float) -> Iterator[Verdict]:
         text, which = condition.text, condition.measure
-        ratios = {change.name: change.quantiles[which] for change in self.changes}
-        names = [name for name in self._names_of(condition) if ratios[name].after is not None]
+        shown = {change.name: change.quantiles for change in self.changes}
+        ratios = {name: shown[name].get(which) or self._ratio(name, q, None) for name in self._names_of(condition)}
+        names = [name for name, ratio in ratios.items() if ratio.after is not None]
         if condition.unit == "s":
             for name in names:
                 after = ratios[name].after
@@ -275,7 +274,7 @@ class Comparison:
                     failed = None if condition.bound > after else condition.above
                 yield Verdict(text, name, failed, f"{name}: {which} is {seconds(after)} after")
             return
-        known = {name: evidence for name in names if (evidence := self._find(name, which)) is not None}
+        known = {name: evidence for name in names if (evidence := self._find(name, q)) is not None}
         sure = _holm(
             {name: evidence.chance(condition.bound, above=condition.above) for name, evidence in known.items()},
             1 - self.confidence,
