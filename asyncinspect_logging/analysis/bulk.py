@@ -125,6 +125,7 @@ class Bulk:
         place = self._ended.pop(id, None)
         if place is not None:
             retention = self.placing.books.retention
+            retention.trim()
             place -= retention.dropped_tasks
             found: Any = retention.tasks[place] if 0 <= place < len(retention.tasks) else None
             is_it = isinstance(found, Exit) and found.id == id
@@ -170,6 +171,12 @@ class Bulk:
         """Take in lines. `odd` is called with those that are to go the general way, and their index."""
         retention = self.placing.books.retention
         retention.payload_in = payload_in
+        if self.placing.books.readers:
+            # Who is given each task that is over is given it by the general way.
+            self.hand_over_all()
+            for index, line in enumerate(lines):
+                odd(line, index)
+            return
         each, count = iter(lines), len(lines)
         left = zip(each, decoded(lines), strict=True)
         while True:
