@@ -18,11 +18,13 @@ from ..records import KEY, flaw_of
 from ..retention import Note
 from ..snapshot import Snapshot, TaskView
 from ..states import TaskState
+from ..told import ToldSpan
 from ..views import task_view
 from .bulk import Bulk
-from .decoding import Ordinary, Unreadable, annotation, is_object_begun, ordinary, ordinary_of, parse
+from .decoding import Exit, Ordinary, Unreadable, annotation, is_object_begun, ordinary, ordinary_of, parse
 from .decoding import bare as bare_of
 from .files import LONG_LINE, Batch, LogFileError, Paths, batches, sources
+from .quick_view import view_of
 
 __all__ = ["LogTasks", "Replay", "ReplayError", "Report", "RulesLike", "replay"]
 
@@ -401,8 +403,15 @@ class LogTasks:
         excess = len(retention.tasks) - hold_back
         self._ready = []
         if excess > 0:
-            for task in map(placing.unfolded, retention.take(excess)):
-                self._ready.append(self._view(task, TaskState.COMPLETED))
+            now, policy = self._inspector.clock.monotonic_ns(), placing.policy
+            for task in retention.take(excess):
+                view = None
+                if isinstance(task, Exit) and not isinstance(task.begun, ToldSpan):
+                    number = int(task.id, 16)
+                    view = view_of(task, now, self._notes.get(number, ()), policy)
+                    if view is not None:
+                        self._held -= len(self._notes.pop(number, ()))
+                self._ready.append(view or self._view(placing.unfolded(task), TaskState.COMPLETED))
 
     def _take_open(self, placing: Placing) -> None:
         placing.complete()
