@@ -1,4 +1,4 @@
-"""Views of tasks made straight from lines: the same as those made of spans, and made of nearly all tasks."""
+"""What is read straight from lines, of tasks and of records: the same as in the general way, and of nearly all."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncinspect_logging import Config, Inspector
-from asyncinspect_logging.analysis import bulk
+from asyncinspect_logging.analysis import bulk, log_lifecycle
 from asyncinspect_logging.analysis import replay as analysis_replay
+from asyncinspect_logging.analysis.lifecycle import Flaw, check
+from asyncinspect_logging.analysis.log_lifecycle import LogRecords
 from asyncinspect_logging.analysis.replay import LogTasks
 from asyncinspect_logging.snapshot import TaskView
 
@@ -75,7 +77,7 @@ def tasks_of(path: Path, limit: int) -> list[TaskView]:
     return [task._replace(fields=dict(task.fields)) for task in LogTasks(path, inspector=inspector)]
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(found=st.lists(spans, max_size=8), limit=st.sampled_from([50, 1024]), start=st.sampled_from([0, 1, 10**15]))
 def test_same_view_as_of_the_span(
     tmp_path_factory: pytest.TempPathFactory, found: list[Any], limit: int, start: int
@@ -90,6 +92,34 @@ def test_same_view_as_of_the_span(
         patch.setattr(analysis_replay, "view_of", lambda *_: None)
         # What is no number is not equal to itself.
         assert repr(tasks_of(path, limit)) == repr(quick)
+
+
+@settings(max_examples=50)
+@given(found=st.lists(spans, max_size=8), data=st.data())
+def test_same_flaws_as_of_the_payloads(
+    tmp_path_factory: pytest.TempPathFactory, found: list[Any], data: st.DataObject
+) -> None:
+    """Of lines in any order, some twice: what is quickly read of records comes to what their payloads do."""
+    seqs = itertools.count(1)
+    made = [lines_of((5 << 32) + number, seqs, span, 1) for number, span in enumerate(found, 5)]
+    lines = [line for lines in made for line in lines]
+    lines = data.draw(st.permutations(lines + lines[:2]))
+    if data.draw(st.booleans()):
+        # Ids in capitals, a wrong parent.
+        lines = [line.replace(b'0000005"', b'000000A"').replace(b"0000009", b"000000x") for line in lines]
+    path = tmp_path_factory.mktemp("logs") / "app.log"
+    path.write_bytes(b"\n".join(lines))
+    at = data.draw(st.none() | st.just(1_700_000_000.0))
+
+    def flaws() -> list[Flaw]:
+        tasks = LogTasks(path, at=at)
+        records = LogRecords(tasks, at=at)
+        return records.flaws(check(tasks))
+
+    quick = flaws()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(log_lifecycle, "decoded", lambda lines: [None] * len(lines))
+        assert flaws() == quick
 
 
 def test_no_span_is_made_of_what_is_usual(tmp_path: Path, tell: Any, monkeypatch: pytest.MonkeyPatch) -> None:

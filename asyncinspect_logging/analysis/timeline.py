@@ -214,12 +214,16 @@ class Uses(NamedTuple):
 
 
 NOTHING: Final = Uses((), (), (), ())
+#: Entries of a timeline that say something of resources.
+_USING: Final = frozenset({"suspend", "wait", "acquire", "release"})
 
 
 def uses_of(task: TaskView, times: Times, met: Met) -> Uses:
     """What a task did with resources, by its timeline; of a live task that waits, by what it waits for now, too. `met`:
     what was seen in tasks that came before.
     """
+    if task.waiting_on is None and _USING.isdisjoint([event.kind for event in task.events]):
+        return NOTHING
     waits: list[Wait] = []
     holds: list[Hold] = []
     acquired: list[Resource] = []
