@@ -49,16 +49,22 @@ class Stack(NamedTuple):
 
 def ns(seconds: float) -> int:
     """Whole ns, of a Unix time too, which has more digits than a float of ns; 0 of what is no time."""
-    if not math.isfinite(seconds):
-        return 0
-    seconds = min(max(seconds, 0.0), _LATEST)
+    if not 0.0 <= seconds <= _LATEST:
+        if not math.isfinite(seconds):
+            return 0
+        seconds = min(max(seconds, 0.0), _LATEST)
     whole = int(seconds)
     return whole * 10**9 + round((seconds - whole) * 1e9)
 
 
 def interval(task: TaskView) -> tuple[int, int]:
     """Enter and exit (or the moment of the snapshot), in ns of Unix time."""
-    entered = ns(next((event.at for event in task.events if event.kind == "enter"), task.started_at))
+    at = task.started_at
+    for event in task.events:
+        if event.kind == "enter":
+            at = event.at
+            break
+    entered = ns(at)
     if task.duration is None:
         return entered, max(entered, ns(task.started_at + task.age))
     return entered, entered + ns(task.duration)
@@ -108,7 +114,7 @@ class Covered:
 
     def within(self, start: int, end: int) -> int:
         """The time between `start` and `end` that is covered."""
-        total = min(self._summed, max(0, end - start))
+        total = min(self._summed, max(0, end - start)) if self._summed else 0
         for first, last in zip(self._starts, self._ends, strict=True):
             total += max(0, min(last, end) - max(first, start))
         return total
@@ -142,8 +148,11 @@ def _now(node: _Node) -> _Node:
 
 
 def _sum(into: _Node, own: list[int]) -> None:
-    for which, amount in enumerate(own):
-        into.own[which] += amount
+    mine = into.own
+    mine[0] += own[0]
+    mine[1] += own[1]
+    mine[2] += own[2]
+    mine[3] += own[3]
 
 
 class _Inner:
