@@ -30,6 +30,17 @@ def clock():
 
 
 @pytest.fixture
+def no_watcher():
+    """The watcher of tests before, which may still be at it, has left."""
+    thread = watch._thread
+    if thread is not None:
+        watch._watched.clear()
+        watch._bell.release()
+        thread.join(30)
+        assert watch._thread is None
+
+
+@pytest.fixture
 def by_hand(monkeypatch):
     """Nobody looks but the test, and nobody goes on after it."""
     looking = set()
@@ -461,7 +472,7 @@ def test_process_that_stood_still(go, listen, clock, by_hand):
 
 
 @pytest.mark.parametrize(("used", "stood_still"), [(0.01, True), (4.9, False)])
-def test_watcher_that_is_late(monkeypatch, clock, used, stood_still):
+def test_watcher_that_is_late(no_watcher, monkeypatch, clock, used, stood_still):
     """The process stood still, unless it used the time."""
     loop = asyncio.new_event_loop()
     times, uses, stays = iter([0.0, 5.0]), iter([0.0, used]), iter([True, False])
@@ -642,6 +653,30 @@ def test_watcher_leaves_when_there_is_nothing_to_watch(listen, monkeypatch):
         assert heartbeat.collections._time not in gc.callbacks
         assert loop.run_until_complete(watched())
         assert heartbeat.collections._time in gc.callbacks
+
+
+def test_watcher_outlives_what_would_end_a_thread(listen, factory, monkeypatch):
+    """A callback's SystemExit ends neither the program nor the watching."""
+    inspector, told = listen(), threading.Semaphore(0)
+    monkeypatch.setattr(watch, "_LONGEST", 0.01)
+
+    def look(*, sparing):
+        told.release()
+        raise SystemExit(1)
+
+    monkeypatch.setattr(inspector, "look", look)
+    before = diagnostics.troubles["watcher"]
+
+    async def main():
+        install()
+        for _ in range(3):
+            assert told.acquire(timeout=30)
+
+    with contextlib.closing(factory()) as loop:
+        loop.run_until_complete(main())
+    assert diagnostics.troubles["watcher"] > before
+    monkeypatch.undo()
+    inspector._books.quiet_looks = QUIET
 
 
 def test_thread_that_cannot_be_had(listen, monkeypatch):
