@@ -9,12 +9,14 @@ import resource
 import socket
 import threading
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from asyncinspect_logging.sidecar import Sidecar, state
+from asyncinspect_logging.sidecar import Sidecar, listen, processes, state
 
 
 def turn(sidecar: Sidecar, times: int = 1) -> None:
@@ -175,3 +177,131 @@ def test_a_long_line_over_the_socket(tell: Any) -> None:
     assert sidecar.reader.broken == 1
     assert peak < 8 << 20
     sidecar._close()
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_log_of_another_program(tmp_path: Path, tell: Any, caplog: Any, ours: bool) -> None:
+    """That there is no record in it is said once, and not before there is something to say it of."""
+    log = tmp_path / "access.log"
+    log.write_text("GET /\n" * 999)
+    sidecar = Sidecar(log)
+    turn(sidecar)
+    assert caplog.text == ""
+    for _ in range(2):
+        with log.open("a") as file:
+            file.write((line(tell("enter")) if ours else "") + "GET /\n" * 2000)
+        turn(sidecar)
+    said = [record.getMessage() for record in caplog.records]
+    assert [f"{log}: no records of spans in 2999 lines" in message for message in said] == [True] * (not ours)
+    sidecar._close()
+
+
+@pytest.fixture
+def listening(tmp_path: Path) -> Iterator[Sidecar]:
+    """A sidecar that is driven by hand, and room for the descriptors of both sides."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (hard if hard == resource.RLIM_INFINITY else max(soft, min(hard, 6000)), hard)
+    )
+    sidecar = Sidecar(listen=f"unix:{tmp_path / 'socket'}")
+    yield sidecar
+    sidecar._close()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def connect(sidecar: Sidecar) -> socket.socket:
+    assert sidecar.address is not None
+    connected = sidecar.address.connect(10)
+    sidecar.step()
+    return connected
+
+
+def is_served(sidecar: Sidecar, tell: Any) -> bool:
+    """Whether one who comes now is counted."""
+    before = sidecar.reader.records
+    with connect(sidecar) as good:
+        with suppress(OSError):
+            good.sendall(line(tell("enter")).encode())
+        sidecar.step()
+    sidecar.step()
+    return sidecar.reader.records == before + 1
+
+
+def test_clients_that_send_a_byte_now_and_then(listening: Sidecar, tell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And never a line: they give up their places like silent ones."""
+    assert listening.listener is not None
+    now = 1000.0
+    monkeypatch.setattr(listen.time, "monotonic", lambda: now)
+    slow = [connect(listening) for _ in range(listen._MAX_CONNECTIONS)]
+    assert not is_served(listening, tell)
+    for _ in range(4):
+        now += listen._IDLE / 3
+        for client in slow:
+            with suppress(OSError):
+                client.sendall(b"{")
+        listening.step()
+        listening.listener.sweep()
+    assert (len(listening.listener), listening.listener.idle) == (0, len(slow))
+    assert is_served(listening, tell)
+    for client in slow:
+        client.close()
+
+
+def test_2000_connections(listening: Sidecar, tell: Any) -> None:
+    """Those beyond the limit are closed at once; the others are served, and their places are free again after them."""
+    assert listening.listener is not None
+    clients = [connect(listening) for _ in range(2000)]
+    room = listen._MAX_CONNECTIONS
+    assert (len(listening.listener), listening.listener.refused) == (room, 2000 - room)
+    for number, client in enumerate(clients, 1):
+        with suppress(BrokenPipeError):
+            client.sendall(line(tell("enter", number, seq=number)).encode())
+    while listening.reader.records < room:
+        listening.step()
+    assert [client.recv(1) for client in clients[room:]] == [b""] * (2000 - room)
+    for client in clients:
+        client.close()
+    listening.step()
+    assert len(listening.listener) == 0
+    assert is_served(listening, tell)
+    assert listening.reader.broken == 0
+
+
+def test_records_in_the_name_of_another(listening: Sidecar, stream: Any) -> None:
+    """Of two records with one number, the first is taken and the other is a duplicate; all others count as ever."""
+    own, foreign, other = stream(), stream(), stream(pid=7, base=0x77 << 40)
+    with connect(listening) as client, connect(listening) as liar:
+
+        def say(sender: socket.socket, *payloads: Any) -> None:
+            sender.sendall("".join(map(line, payloads)).encode())
+            listening.step()
+
+        say(client, own("enter"), own("exit"), other("enter"))
+        say(liar, foreign("enter"), foreign("exit", outcome="failed"), foreign("enter", 2))
+        assert listening.snapshot().dropped["duplicate"] == 2
+        # The third of this process has come, as far as anybody can tell.
+        say(client, own("enter", 3), own("exit", 2), other("exit"))
+        say(liar, foreign("exit", 9, seq=(1 << 63) - 1, outcome="failed"))
+    job, dropped = listening.snapshot().names["job"], listening.snapshot().dropped
+    assert (job.spawned, job.completed, job.failed) == (3, 3, 0)
+    assert (dropped["duplicate"], dropped["malformed"]) == (3, 0)
+
+
+def test_more_names_than_there_are_processes(listening: Sidecar, stream: Any) -> None:
+    """What is remembered of those whose records one client makes up has an end, and another one is still known."""
+    with connect(listening) as client, connect(listening) as liar:
+        own = stream()
+        client.sendall(line(own("enter")).encode())
+        listening.step()
+        most = processes._MAX_PROCESSES
+        text = "".join(line(stream(pid=pid, base=pid << 40)("enter")) for pid in range(0x2000, 0x2000 + most + 500))
+        sender = threading.Thread(target=liar.sendall, args=(text.encode(),))
+        sender.start()
+        while listening.reader.records < 1 + most + 500:
+            listening.step(0.01)
+        sender.join()
+        assert len(listening.processes) <= most
+        assert max(len(each.bases) for each in listening.listener._connections.values()) <= listen._MAX_BASES
+        client.sendall(line(own("exit")).encode())
+        listening.step()
+    assert listening.snapshot(tasks=False).names["job"].completed == 1
