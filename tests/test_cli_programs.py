@@ -210,6 +210,18 @@ def test_serve_a_log(log: Path, number: signal.Signals, status: int) -> None:
         assert process.returncode == status
 
 
+def test_serve_a_log_that_is_none(tmp_path: Path) -> None:
+    """It is served, and said to have no records."""
+    other = tmp_path / "other.log"
+    other.write_text("GET /\n" * 3)
+    with serving(other) as (process, told):
+        assert "async_inspect_build_info" in page_of(told)
+        process.send_signal(signal.SIGTERM)
+        out, said = process.communicate(timeout=30)
+        assert (out, process.returncode) == ("", 0)
+        assert f"{other}: no records of spans in 3 lines, 0 of them inside spans, 3 of others and 0 broken" in said
+
+
 def test_serve_what_is_written_to_a_log(log: Path, tell: Tell) -> None:
     """With --follow, and across a restart with --state."""
     state = log.parent / "serve.state"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .reading import as_json, log_options, read_rules, tell_report
+from .reading import as_json, log_options, no_records, read_rules, tell_report
 
 if TYPE_CHECKING:
     from ..exporters.prometheus import Source
@@ -83,12 +83,15 @@ def serve(
     if grace is not None or local is not None:
         raise click.UsageError("--grace and --local are for processes that go on: give --follow or --listen")
     from ..analysis.replay import Replay
-    from .output import progress_bar
+    from .output import progress_bar, warn
 
     with progress_bar("reading") as progress:
         reading = Replay(list(logs), at=at, strict=strict, rules=read_rules(rules), progress=progress)
         inspector = reading.run()
     tell_report(reading)
+    # With rules, lines of others become spans.
+    if not reading.report.records and not inspector.snapshot(tasks=False).names:
+        warn(str(no_records(reading.report, " ".join(logs))))
     done = threading.Event()
     _page(inspector, address, None, machine, done.set, done.wait)
 

@@ -30,6 +30,8 @@ _SCAN: Final = 1.0
 #: Lines over sockets after which it is time to save, and seconds that must lie between two saves even so.
 _MANY: Final = 2000
 _SHORTEST: Final = 0.5
+#: Lines without any record after which it is said that this may be another file than was meant.
+_NOT_OURS: Final = 1000
 #: Of the time, what saving may take; seconds that are not long for it; and seconds that a page may be old otherwise.
 _SHARE: Final = 0.05
 _QUICK: Final = 0.05
@@ -98,6 +100,8 @@ class Sidecar:
         self._took = 0.0
         self._page: Snapshot | None = None
         self._page_at = 0.0
+        # Whether it has been said that the files have no records, or is known that they have some.
+        self._said = False
         self._closed = False
         try:
             if state is not None:
@@ -237,10 +241,28 @@ class Sidecar:
             with self._round_over:
                 self._rounds += 1
                 self._round_over.notify_all()
+            if not self._said and len(self.files) and self.reader.lines >= _NOT_OURS:
+                self._said = True
+                self._say_if_none()
             if due:
                 # Not before all is read that they have written.
                 self.processes.look()
         return more, due
+
+    def _say_if_none(self) -> None:
+        read = self.reader
+        if not read.records:
+            warn_once(
+                "follow",
+                f"no records in {self.files.patterns}",
+                "%s: no records of spans in %d lines, %d of them inside spans, %d of others and %d broken; follow "
+                "another file, or log at level DEBUG",
+                " ".join(self.files.patterns)[:1000],
+                read.lines,
+                read.annotations,
+                read.foreign,
+                read.broken,
+            )
 
     def _take(self, name: str, first: int, lines: list[bytes]) -> None:
         self.processes.log = self.files.key
@@ -271,7 +293,7 @@ class Sidecar:
         """Write the state, if there is a file for it and anything has changed. Raises OSError."""
         if self._state is None:
             return
-        done = (self.reader.lines, self.processes.interrupted, self.files.bytes_read, self.files.bad)
+        done = (self.reader.lines, self.processes.interrupted, self.files.bytes_read, self.files.bad, self._deadlocks())
         unsaved = 0 if self.listener is None else self.listener.unsaved
         if done == self._saved and not unsaved:
             return
@@ -293,6 +315,12 @@ class Sidecar:
         if self.listener is not None:
             self.listener.saved()
 
+    def _deadlocks(self) -> int:
+        """How many were found: by looking, and so without any line."""
+        found: list[int] = []
+        self.inspector.enter(lambda placing: found.append(placing.books.findings.deadlocks))
+        return found[0]
+
     def _resume(self, state: StateFile) -> None:
         saved = state.load()
         if saved is None:
@@ -304,6 +332,7 @@ class Sidecar:
             self.reader.load(saved["starts"])
             if self.listener is not None:
                 self.listener.load(saved["clients"])
+            self._said = True
         except (ConfigError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise state.unusable(f"cannot be gone on from ({type(error).__name__}: {error})") from error
 
