@@ -124,6 +124,10 @@ ROWS = (
     Row("a sidecar catching up with such a log, against the replay of the same file", "sidecar.follow", "×", 2),
     Row("the same read as a stream of tasks, at level DEBUG", "replay.debug.tasks", "×"),
     Row("the same at level TRACE", "replay.trace.tasks", "×"),
+    Row("`stats` of a log at level DEBUG, against the replay of the same file", "replay.debug.stats", "×"),
+    Row("that, for a record", "replay.debug.stats_us", "µs"),
+    Row("`check` of that log, against its replay", "replay.debug.check", "×"),
+    Row("that, for a record", "replay.debug.check_us", "µs"),
     Row(
         "memory per live span (tracemalloc, 10,000 open)",
         "memory",
