@@ -240,6 +240,22 @@ def test_a_deadlock_across_a_restart(tmp_path: Path, tell: Any) -> None:
         assert deadlocks == (part != told[:3])
 
 
+def test_a_deadlock_that_was_seen_is_saved(tmp_path: Path, tell: Any) -> None:
+    """It is found by looking, without any line: what was scraped is in the state all the same."""
+    from asyncinspect_logging.sidecar import Sidecar
+
+    log, state = tmp_path / "a.log", tmp_path / "state"
+    log.write_text("".join(json.dumps({"asyncinspect": payload}) + "\n" for payload in opposite(tell)))
+    sidecar = Sidecar(log, state=state)
+    while sidecar.step():
+        pass
+    sidecar.save()
+    assert look(sidecar.inspector).deadlocks == 1
+    sidecar.snapshot()
+    sidecar._close()
+    assert json.loads(state.read_text())["inspector"]["deadlocks"] == 1
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -174,8 +174,8 @@ class Bulk:
         if self.placing.books.readers:
             # Who is given each task that is over is given it by the general way.
             self.hand_over_all()
-            for index, line in enumerate(lines):
-                odd(line, index)
+            for index, told in enumerate(lines):
+                odd(told, index)
             return
         each, count = iter(lines), len(lines)
         left = zip(each, decoded(lines), strict=True)
