@@ -100,9 +100,9 @@ def replay(scale: Scale) -> dict[str, float]:
             of_bare = ratios(times, "bare")
             found[key], found[f"{key}.tasks"] = of_bare["replay"], of_bare["tasks"]
             of_replay = ratios(times, "replay")
-            for name in ("stats", "check"):
+            for name, name_us in (("stats", "stats_us"), ("check", "check_us")):
                 found[f"{key}.{name}"] = of_replay[name]
-                found[f"{key}.{name}_us"] = statistics.median(times[name]) * 1e6
+                found[f"{key}.{name_us}"] = statistics.median(times[name]) * 1e6
             found[us] = statistics.median(times["replay"]) * 1e6
             found[f"{key}.bare_us"] = statistics.median(times["bare"]) * 1e6
     return found
