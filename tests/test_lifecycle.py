@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -256,9 +255,7 @@ def test_a_span_may_be_open_for_as_long_as_it_likes(monkeypatch: pytest.MonkeyPa
 
 
 def test_time_grows_with_the_tasks_alone() -> None:
-    """Ten thousand children of one parent, and a chain as long: well within a second or two."""
-    started = time.perf_counter()
+    """Ten thousand children of one parent, and a chain as long: for ever, if it grew with their square."""
     children = [task(number, "job", 1) for number in range(2, 10_000)]
     chain = [task(number, "job", number - 1) for number in range(10_000, 20_000)]
     assert check(snapshot(task(1), *children, *chain)) == []
-    assert time.perf_counter() - started < 5

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from asyncinspect_logging import Config, Inspector, install, instrument, run, span
+from asyncinspect_logging import inspector as inspector_module
 from asyncinspect_logging.catalogue import LINTS
 from asyncinspect_logging.detect import lints
 from asyncinspect_logging.testing import CapturedSpans, FakeClock, capture_spans
@@ -27,6 +28,12 @@ def _nobody_is_told(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """What is left over by a test goes with it."""
     yield
     gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def _nobody_else_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No watcher, for which a test's clock would jump."""
+    monkeypatch.setattr(inspector_module, "watch", lambda inspector: None)
 
 
 def found(inspector: Inspector) -> list[tuple[str, str]]:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import random
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 
@@ -283,7 +282,6 @@ def test_names_chains_and_resources_are_bounded() -> None:
              told=((0.1, "wait", f"lock {number}"), (0.2, "acquire", f"lock {number}")))
         for number in range(1, count + 1)
     ]  # fmt: skip
-    started = time.perf_counter()
     for source in (snapshot(*tasks), TaskList(lambda: iter(by_end(tasks)))):
         told = profile(source)
         assert len(told.names) <= 1001
@@ -294,7 +292,6 @@ def test_names_chains_and_resources_are_bounded() -> None:
         assert sum(each.tasks for each in told.paths) == count
         assert OTHER in told.render(top=2000)
         assert len(told.notes) == 2
-    assert time.perf_counter() - started < 5
 
 
 def test_too_many_chains_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
