@@ -102,7 +102,7 @@ class Announced:
                 cell = total.outcomes[outcome]
                 retention.keep(span)
                 if outcome == "abandoned":
-                    suspects.append((span, ()))
+                    suspects.append(span)
             cell.sum += duration
             if duration <= shortest:
                 cell.counts[0] += 1
@@ -117,7 +117,7 @@ class Announced:
                     total.fold_finished(tally, folded, duration)
                 # `books.is_suspicious(tally)`, without the call.
                 if tally.max_poll >= long_step or tally.self_wakes >= many_wakes:
-                    suspects.append((span, ()))
+                    suspects.append(span)
             if readers:
                 for reader in readers:
                     reader.add(span)
@@ -132,7 +132,7 @@ class Announced:
             books.waits.note(notice)
             books.quiet_looks = 0
         elif notice.__class__ is Forgotten:
-            books.suspects.append((notice, ()))
+            books.suspects.append(notice)
         elif notice.__class__ is Misuse:
             books.dropped["duplicate"] += 1
 
@@ -160,7 +160,7 @@ class Announced:
         # Before reading, so that what comes after is announced again.
         tally.folded = True
         if books.is_suspicious(tally):
-            books.suspects.append((span, ()))
+            books.suspects.append(span)
         total.fold_live(tally, span.steps, span.entered_at, folded)
 
     def carry_over(self, before: Books, books: Books) -> None:

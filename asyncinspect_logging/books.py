@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["QUIET", "Books", "Suspect"]
 
-#: What the lints are to look at, and the ids (`pid:seq`) of the records that say what there is to be seen.
-Suspect = tuple[Span | ToldSpan | Forgotten, tuple[str, ...]]
+#: What the lints are to look at. (A told span is looked at when it ends: `detect.lints.judge_told`.)
+Suspect = Span | Forgotten
 
 #: Looks in a row at which there was nothing to watch, after which it is not worth looking.
 QUIET: Final = 20

@@ -1,8 +1,7 @@
 """An inspector's books as plain values and back: what a sidecar keeps in a file, so that its counters outlive it.
 
 Slots are taken as they are, whatever they are called, so that what is added to the books is kept too. What an
-interrupted run and an uninterrupted one come to is the same, but for waits (`detect.waiting`): those told before the
-checkpoint are forgotten, so that a deadlock that was found before is not counted again.
+interrupted run and an uninterrupted one come to is the same.
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ from typing import Any, Final
 
 from .books import Books
 from .catalogue import LAG_BOUNDS, STEP_BOUNDS
+from .detect.held import Hold, Owner, Resource, Wait
+from .detect.waiting import Waits
 from .errors import ConfigError
 from .placing import Placing
 from .retention import Note
@@ -25,7 +26,10 @@ from .totals import Cell, Folded, NameTotals, nanoseconds
 
 __all__ = ["dump", "load"]
 
-_VERSION: Final = 1
+_VERSION: Final = 2
+#: Tasks that wait, those that wait longest, and who holds what they wait for, in all.
+_MAX_WAITS: Final = 10_000
+_MAX_HOLDS: Final = 100_000
 #: Not a value of its own: the same cells by outcome, and what cannot be kept.
 _DERIVED: Final = frozenset({"__weakref__", "outcomes"})
 #: Of a whole number: the counts of slow steps are packed into one (see `steps.slow`).
@@ -63,7 +67,49 @@ def dump(books: Books, placing: Placing) -> dict[str, Any]:
         "waiting": [list(map(list, waiting)) for waiting in placing._waiting.values()],
         "gaps": placing.gaps,
         "over": list(placing._over),
+        "waits": _waits_of(books.waits),
     }
+
+
+def _waits_of(waits: Waits) -> dict[str, Any]:
+    """Who waits for what by the records of other processes, and which of that was told to be a deadlock."""
+    kept: list[Wait] = []
+    resources: dict[int, Resource] = {}
+    owners: dict[int, Owner] = {}
+    room = _MAX_HOLDS
+    for wait in waits.by_owner.values():
+        resource = wait.resource
+        if wait.owner.task is not None or wait.span not in waits.live or len(kept) == _MAX_WAITS:
+            continue
+        if resource.id not in resources:
+            if len(resource.holders) > room:
+                continue  # with some of the holders only, it could look dead
+            room -= len(resource.holders)
+            resources[resource.id] = resource
+            owners.update((hold.owner.number, hold.owner) for hold in resource.holders.values())
+        owners[wait.owner.number] = wait.owner
+        kept.append(wait)
+    return {
+        "owners": [[owner.number, owner.name, owner.root, owner.over] for owner in owners.values()],
+        "roots": [owner.root for owner in owners.values() if owner.root in waits._roots_seen],
+        "resources": [
+            [each.id, each.kind, each.name, each.open, list(map(_hold_of, each.holders.values()))]
+            for each in resources.values()
+        ],
+        "waits": [
+            [wait.owner.number, wait.resource.id, wait.since, str(wait.at), wait.span, wait.span_name, wait.timed]
+            for wait in kept
+        ],
+        "found": [
+            [list(map(list, key)), list(finding)]
+            for key, finding in waits._found.items()
+            if all(identity[0] in owners for identity in key)
+        ],
+    }
+
+
+def _hold_of(hold: Hold) -> list[Any]:
+    return [hold.owner.number, hold.t, str(hold.at), hold.span, hold.span_name, hold.permits]
 
 
 def load(saved: Mapping[str, Any], books: Books, placing: Placing) -> None:
@@ -109,8 +155,7 @@ def _load(saved: Mapping[str, Any], books: Books, placing: Placing) -> None:
     retention.dropped_tasks, retention.dropped_events = _whole(saved["dropped_tasks"]), _whole(saved["dropped_events"])
     retention.trim()
     books.logs = _whole(saved["logs"])
-    for kind, name, ids, message, evidence, at in saved["findings"]:
-        findings.kept.append(Finding(kind, name, tuple(ids), message, tuple(evidence), at))
+    findings.kept.extend(map(_finding, saved["findings"]))
     findings.lints.update({(_text(lint), _text(name)): _whole(count) for lint, name, count in saved["lints"]})
     findings.deadlocks = _whole(saved["deadlocks"])
     findings.lag = _cell(saved["lag"], len(LAG_BOUNDS))
@@ -126,6 +171,47 @@ def _load(saved: Mapping[str, Any], books: Books, placing: Placing) -> None:
     gone = weakref.ref(ToldSpan(0, ""))
     for number in saved["over"]:
         placing._over[_whole(number)] = weakref.ref(kept[number]) if number in kept else gone
+    _load_waits(saved["waits"], books.waits)
+
+
+def _load_waits(saved: Mapping[str, Any], waits: Waits) -> None:
+    owners, resources = waits._told_owners, waits._told_resources
+    for number, name, root, over in saved["owners"]:
+        owner = owners[_number(number)] = Owner(number, _text(name), None, _number(root))
+        owner.over = over is True
+    waits._roots_seen.update(map(_number, saved["roots"]))
+    for id, kind, name, open, holds in saved["resources"]:
+        resource = resources[_number(id)] = Resource(_text(kind), None if name is None else _text(name), id)
+        resource.paired, resource.open = True, open is True
+        for number, t, at, span, span_name, permits in holds:
+            hold = Hold(owners[number], _number(t), _text(at), span=_number(span), span_name=_text(span_name))
+            resource.holders[number] = hold._replace(permits=_number(permits))
+    for number, id, since, at, span, name, timed in saved["waits"]:
+        if number in waits.by_owner:
+            raise ValueError(f"the task {number} waits twice")
+        owner = owners[number]
+        waits._begin(Wait(owner, resources[id], _number(since), _text(at), _number(span), _text(name), timed is True))
+    holds = sum(len(resource.holders) for resource in resources.values())
+    if resources.keys() != waits.waiting_for.keys() or len(waits.by_owner) > _MAX_WAITS or holds > _MAX_HOLDS:
+        raise ValueError("there is more than what somebody waits for")
+    if len(owners) > _MAX_WAITS + _MAX_HOLDS or len(waits._roots_seen) > len(owners):
+        raise ValueError("there are others than those who wait and hold")
+    for key, finding in saved["found"]:
+        if not all(identity[0] in owners for identity in key):
+            raise ValueError("a deadlock is of others")
+        waits._found[frozenset(tuple(map(_number, identity)) for identity in key)] = _finding(finding)
+
+
+def _finding(saved: Any) -> Finding:
+    kind, name, ids, message, evidence, at = saved
+    return Finding(kind, name, tuple(ids), message, tuple(evidence), at)
+
+
+def _number(value: Any) -> int:
+    number = _whole(value)
+    if not 0 <= number < 1 << 64:
+        raise ValueError(f"{number} is no number of a span, a task or a resource, and no time")
+    return number
 
 
 def _process(pid: Any, base: Any) -> tuple[int, int]:

@@ -425,10 +425,11 @@ class Inspector:
             except Exception as error:
                 raise ConfigError(f"this is no checkpoint of an inspector: {type(error).__name__}: {error}") from error
             self._announced.carry_over(self._books, books)
-            books.quiet_looks, books.waits = self._books.quiet_looks, self._books.waits
+            books.waits.take_over(self._books.waits)
+            books.quiet_looks = 0 if books.waits.by_owner else self._books.quiet_looks
             books.readers = self._books.readers
-            books.waits.carry_over(books.live)
             self._books, self._placing = books, placing
+        self._after_work()
 
     def lose(self, records: int) -> None:
         """Count records of which somebody says that they never arrived, as dropped for the reason `gap`."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from .books import Books
+from .detect.lints import judge_told, symptoms
 from .fields import FieldPolicy
 from .records import STEP_KINDS
 from .retention import Note
@@ -220,13 +221,13 @@ class Placing:
         if before is not None:
             books.told_states[before] -= 1
         if span.outcome is not None:
-            self._end(span, (f"{telling.pid}:{telling.seq}",))
+            self._end(span, telling.pid)
             return
         assert span.state is not None
         books.told_states[span.state] += 1
         books.total_of(span.name, again=True).fold_told(span, books.folded[span.number])
 
-    def _end(self, span: ToldSpan, evidence: tuple[str, ...]) -> None:
+    def _end(self, span: ToldSpan, pid: int) -> None:
         books, number = self.books, span.number
         assert span.outcome is not None
         del books.live[number]
@@ -241,18 +242,23 @@ class Placing:
         for reader in books.readers:
             reader.add(span)
         if span.outcome == "abandoned" or books.is_suspicious(span):
-            books.suspects.append((span, evidence))
+            judge_told(books, span, pid)
         self._over[number] = weakref.ref(span)
         if len(self._over) > MAX_OVER:
             self._over.popitem(last=False)
 
     def _tell_late(self, telling: Telling) -> None:
+        # What is kept beyond the limits is so until the end of what is read together, which is nobody's business.
+        self.books.retention.trim()
         span = self._over[telling.number]()
         if span is None:
             if telling.kind in ("spawn", "enter", "exit"):
                 self.books.dropped["duplicate"] += 1
-        elif span.apply(telling):
+            return
+        before = {lint for lint, _ in symptoms(span, self.books.config)}
+        if span.apply(telling):
             self._note(telling)
+            judge_told(self.books, span, telling.pid, before)
         else:
             self.books.dropped["duplicate"] += 1
 

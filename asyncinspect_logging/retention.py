@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from itertools import repeat, starmap
 from typing import Any, Final, NamedTuple
 
@@ -41,12 +41,14 @@ class Retention:
         #: Finished tasks, oldest first. The limit is kept by `trim`, batch by batch. What came in bulk is here as its
         #: last record (`Placing.unfolded` makes a span of that).
         self.tasks: deque[Any] = deque()
-        #: Notes, and records in place of those of what came in bulk; `trim` keeps the limit here too.
+        #: Notes, and lines of a log in place of those of what came in bulk; `trim` keeps the limit here too.
         self.notes: deque[Any] = deque()
         # Kept tasks that did not complete, by outcome: all others did, and so need no counting.
         self._uncompleted = dict.fromkeys(OUTCOMES, 0)
         self.dropped_tasks = 0
         self.dropped_events = 0
+        #: What such a line says; given by whoever puts lines there.
+        self.payload_in: Callable[[bytes], Mapping[str, Any]]
         #: Whether every trace is kept.
         self.everything = self._rate == 1
 
@@ -114,17 +116,19 @@ class Retention:
             self.dropped_events += 1
         self.notes.append(note)
 
-    def note_of(self, record: Any) -> Note:
-        """The note of a record of a step."""
-        on = text_of(record.on, self._max_length) if isinstance(record.on, str) else ""
-        return Note(record.wall, int(record.id, 16), record.kind, on)
+    def note_of(self, note: Note | bytes) -> Note:
+        """An entry of `notes`, which may be the line of a step."""
+        if isinstance(note, Note):
+            return note
+        said = self.payload_in(note)
+        on = said.get("on")
+        on = text_of(on, self._max_length) if isinstance(on, str) else ""
+        return Note(said["wall"], int(said["id"], 16), said["kind"], on)
 
     def notes_by_span(self, only: Container[int] | None = None) -> dict[int, list[Note]]:
         """The notes, by number of the span; `only`: those of these."""
         found: dict[int, list[Note]] = {}
-        for note in self.notes:
-            if note.__class__ is not Note:
-                note = self.note_of(note)
+        for note in map(self.note_of, self.notes):
             if only is None or note.number in only:
                 found.setdefault(note.number, []).append(note)
         return found

@@ -16,7 +16,7 @@ from .fields import FieldPolicy, text_of
 from .records import flaw_of, is_id, is_whole
 from .steps import pack
 
-__all__ = ["Telling", "read", "read_slow"]
+__all__ = ["Telling", "read", "read_error", "read_slow"]
 
 _MAX_LINKS: Final = 32
 _MAX_HOLDERS: Final = 100
@@ -95,7 +95,7 @@ def _links(value: object, policy: FieldPolicy) -> tuple[str, ...] | None:
     return tuple(text_of(link, 64) for link in islice(links, _MAX_LINKS))
 
 
-def _error(value: object, policy: FieldPolicy) -> dict[str, Any] | None:
+def read_error(value: object, policy: FieldPolicy) -> dict[str, Any] | None:
     if not isinstance(value, Mapping):
         return None
     error: dict[str, Any] = {key: text_of(value.get(key, ""), policy.max_length) for key in ("type", "message")}
@@ -142,7 +142,7 @@ _BEGIN: Final[dict[str, _Reader]] = {
 _TALLIES: Final = ("duration", "polls", "busy", "scheduled", "max_poll", "wakes", "self_wakes")
 _EXIT: Final[dict[str, _Reader]] = {
     "outcome": _text,
-    "error": _error,
+    "error": read_error,
     **dict.fromkeys(_TALLIES, _tally),
     "slow_polls": _slow,
     "slow_waits": _slow,

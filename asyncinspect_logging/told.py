@@ -95,7 +95,8 @@ class ToldSpan:
         self._spawn_told = self._enter_told = False
         # Whether the exit had something to say of how long single steps were, be it that none of them was slow.
         self._timed = False
-        # Seq of the newest record, which is the one that says where the span stands; and that of each field.
+        # Seq of the newest record, which is the one that says where the span stands (the exit, once that is there); and
+        # that of each field.
         self._newest = -1
         self._field_seqs: dict[str, int] = {}
 
@@ -115,6 +116,16 @@ class ToldSpan:
     def stepped(self) -> bool:
         """Whether anybody saw the steps: a span without a driver has one poll and no time in it."""
         return self.polls > 1 or self.max_poll > 0 or self._timed
+
+    @property
+    def is_entered(self) -> bool:
+        """Whether its enter was told."""
+        return self._enter_told
+
+    @property
+    def last_seq(self) -> int:
+        """Of the exit, once it is over."""
+        return self._newest
 
     def apply(self, telling: Telling) -> bool:
         """Take a record in; returns False where it cannot be placed."""
@@ -207,7 +218,7 @@ class ToldSpan:
     def _close(self, telling: Telling) -> None:
         """Tallies close the books: what step records said before is overruled, but never undone."""
         said = telling.said
-        self.outcome = said["outcome"]
+        self.outcome, self._newest = said["outcome"], telling.seq
         self.error = said.get("error")
         began = self.entered_at = self.entered_at or self.spawned_at
         self.exited_at = began + said.get("duration", max(0, telling.t - began))

@@ -15,6 +15,9 @@ from measure import Scale, Times, ratios
 from pythonjsonlogger.json import JsonFormatter
 
 from asyncinspect_logging import install, span
+from asyncinspect_logging.analysis.lifecycle import check
+from asyncinspect_logging.analysis.log_lifecycle import LogRecords
+from asyncinspect_logging.analysis.profile import profile
 from asyncinspect_logging.analysis.replay import LogTasks, Replay
 from asyncinspect_logging.records import TRACE
 
@@ -59,13 +62,23 @@ def _tasks(path: Path) -> None:
         pass
 
 
+def _check(path: Path) -> None:
+    tasks = LogTasks(path)
+    records = LogRecords(tasks)
+    records.flaws(check(tasks))
+
+
 def replay(scale: Scale) -> dict[str, float]:
-    """Ratios to the bare loop, and µs for a record, of a log at level DEBUG and of one at level TRACE."""
+    """Ratios to the bare loop, and µs for a record, of a log at level DEBUG and of one at level TRACE; of what `stats`
+    and `check` do with the log, ratios to its replay.
+    """
     found: dict[str, float] = {}
     candidates: dict[str, Callable[[Path], object]] = {
         "bare": _bare,
         "replay": lambda path: Replay(path).run(),
         "tasks": _tasks,
+        "stats": lambda path: profile(LogTasks(path)),
+        "check": _check,
     }
     with tempfile.TemporaryDirectory() as folder:
         for key, us, level in (
@@ -86,6 +99,10 @@ def replay(scale: Scale) -> dict[str, float]:
                         times[name].append(taken / records)
             of_bare = ratios(times, "bare")
             found[key], found[f"{key}.tasks"] = of_bare["replay"], of_bare["tasks"]
+            of_replay = ratios(times, "replay")
+            for name, name_us in (("stats", "stats_us"), ("check", "check_us")):
+                found[f"{key}.{name}"] = of_replay[name]
+                found[f"{key}.{name_us}"] = statistics.median(times[name]) * 1e6
             found[us] = statistics.median(times["replay"]) * 1e6
             found[f"{key}.bare_us"] = statistics.median(times["bare"]) * 1e6
     return found

@@ -35,6 +35,7 @@ GROUPS = {
     "gc": "bench_tasks.collections",
     "memory": "bench_memory.memory",
     "replay": "bench_replay.replay",
+    "sidecar": "bench_sidecar.sidecar",
     "pages": "bench_pages.pages",
     "live": "bench_pages.live_tasks",
     "deadlocks": "bench_detect.deadlocks",

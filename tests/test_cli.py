@@ -128,6 +128,7 @@ def test_the_help_lists_every_command() -> None:
         ["serve"],
         ["check"],
         ["diff", "x"],
+        ["diff", "-", "-"],
         ["diff", "x", "y", "--confidence", "1"],
         ["replay", "--nonsense", "x"],
         ["replay", "x", "--at", "noon"],
@@ -137,6 +138,8 @@ def test_the_help_lists_every_command() -> None:
         ["export", "x", "--format", "png"],
         ["export", "x", "--json"],
         ["serve", "x", "--follow", "--at", "0"],
+        ["serve", "x", "--grace", "1"],
+        ["serve", "x", "--not-local"],
         ["demo", "--seconds", "0"],
     ],
 )
@@ -310,6 +313,36 @@ def test_export_says_what_it_wrote(log: Path, tmp_path: Path) -> None:
     assert (found["file"], found["format"], found["report"]["records"]) == (str(tmp_path / "x.csv"), "csv", 10)
 
 
+@pytest.mark.parametrize(
+    ("name", "form", "warned"),
+    [
+        ("x.csv", "json", True),
+        ("x.JSON", "csv", True),
+        ("x.json", "chrome", False),
+        ("x.csv", "csv", False),
+        ("x", "csv", False),
+    ],
+)
+def test_an_export_whose_name_says_another_format(
+    log: Path, tmp_path: Path, name: str, form: str, warned: bool
+) -> None:
+    """Is written as was asked, with a warning."""
+    result = run("export", str(log), "-o", str(tmp_path / name), "--format", form)
+    assert result.exit_code == 0
+    assert (tmp_path / name).exists()
+    assert ("its name says" in result.stderr) == warned
+
+
+def test_replay_reads_several_files_at_a_time(log: Path, stream: Callable[..., Tell]) -> None:
+    """With the same result."""
+    other = log.parent / "other.jsonl"
+    other.write_text("".join(lines(stream(pid=7, base=0x77 << 40))))
+    expected = machine("replay", log, other)
+    assert expected["names"]["job"]["spawned"] == 6
+    found = machine("replay", log, other, "--processes", 2)
+    assert (found["names"], found["report"]) == (expected["names"], expected["report"])
+
+
 def test_an_export_that_fails_leaves_what_was_there(broken: Path, tmp_path: Path) -> None:
     """No half file, and no temporary one."""
     out = tmp_path / "out.json"
@@ -328,7 +361,11 @@ def test_stats_of_a_log(log: Path) -> None:
     text = ok("stats", log)
     assert row(text, "job")[1:8] == ["3", "0", "1", "0", "20.0 ms", "29.0 ms", "29.8 ms"]
     found = machine("stats", log)
-    assert found["names"] == json.loads(json.dumps(profile(LogTasks([log])).to_dict()["names"]))
+    expected = profile(LogTasks([log])).to_dict()["names"]
+    for each in expected:
+        if each["efficiency"] is None:
+            each |= {"busy": None, "idle": None, "scheduled": None}
+    assert found["names"] == json.loads(json.dumps(expected))
     assert "and 2 more names" in ok("stats", log, "--top", "1")
 
 
@@ -337,6 +374,40 @@ def test_stats_in_detail(log: Path) -> None:
     text = ok("stats", log, "--detailed")
     for part in ("p99", "slowest", "hot paths", "2 completed, 1 failed"):
         assert part in text
+
+
+def test_stats_as_json_says_null_of_what_nobody_told(tmp_path: Path, tell: Tell) -> None:
+    """No driver, no step records; of a page, no tasks. What was told is a number, and 0 where it is 0."""
+    path = tmp_path / "plain.jsonl"
+    steps = [tell("suspend", 2, on="lock:db"), tell("resume", 2)]
+    plain, driven = (
+        [tell("enter", n, name=name), tell("exit", n, name=name, **more)]
+        for n, name, more in ((1, "plain", {}), (2, "driven", {"busy": 1_000_000, "polls": 2}))
+    )
+    path.write_text("".join(json.dumps({"asyncinspect": each}) + "\n" for each in [*plain, *driven]))
+
+    def told(where: object) -> dict[str, list[Any]]:
+        fields = ("busy", "idle", "scheduled", "self", "waited")
+        return {each["name"]: [each[field] for field in fields] for each in machine("stats", where)["names"]}
+
+    assert told(path) == {"plain": [None, None, None, 0.002, None], "driven": [0.001, 0.001, 0.0, 0.002, None]}
+    with PrometheusExporter(replay([path]), port=0).start_server() as server:
+        found = told(f"http://127.0.0.1:{server.port}")
+    assert found == {"plain": [None] * 5, "driven": [0.001, 0.001, 0.0, None, None]}
+    path.write_text("".join(json.dumps({"asyncinspect": each}) + "\n" for each in [*plain, *driven, *steps]))
+    assert [each[4] is None for each in told(path).values()] == [False, False]
+
+
+def test_top_has_an_effect_on_json(tmp_path: Path, tell: Tell) -> None:
+    """On rankings; names are all there."""
+    path = tmp_path / "many.jsonl"
+    payloads = [tell(kind, n, name=f"job {n}") for n in range(1, 31) for kind in ("enter", "exit")]
+    path.write_text("".join(json.dumps({"asyncinspect": each}) + "\n" for each in payloads))
+    counts = {}
+    for top in (None, 3, 20):
+        found = machine("stats", path, *([] if top is None else ["--top", top]))
+        counts[top] = [len(found[key]) for key in ("names", "slowest", "hot_paths")]
+    assert counts == {None: [30, 10, 30], 3: [30, 3, 3], 20: [30, 20, 20]}
 
 
 def test_stats_of_a_running_process(log: Path) -> None:
@@ -717,7 +788,7 @@ def test_every_key_is_documented(name: str, arguments: list[str], log: Path, tmp
 def test_every_exit_status_is_documented() -> None:
     """Each of those that there are."""
     rows = re.findall(r"^\| (\d+) \|", PAGE.read_text("utf-8"), re.MULTILINE)
-    assert list(map(int, rows)) == [0, cli.FAILED, cli.UNUSABLE, cli.INTERRUPTED, cli.BROKEN_PIPE]
+    assert list(map(int, rows)) == [0, cli.FAILED, cli.UNUSABLE, cli.INTERNAL, cli.INTERRUPTED, cli.BROKEN_PIPE]
 
 
 def test_an_export_never_takes_the_place_of_its_source(log: Path) -> None:

@@ -157,6 +157,7 @@ def test_a_terminal_gets_no_command_of_a_log(arguments: list[str], log: Path) ->
     """In any format; a pipe gets the bytes as they are."""
     shown = in_terminal(arguments[0], log, *arguments[1:])
     assert "title" in shown
+    assert "\\r" not in shown
     # A bar is drawn and taken away again, and the cursor hidden meanwhile.
     assert not re.search("\x1b\\]|\x07|\x1b\\[31m|\x9b", shown), ascii(shown)
 
@@ -209,6 +210,18 @@ def test_serve_a_log(log: Path, number: signal.Signals, status: int) -> None:
         assert process.returncode == status
 
 
+def test_serve_a_log_that_is_none(tmp_path: Path) -> None:
+    """It is served, and said to have no records."""
+    other = tmp_path / "other.log"
+    other.write_text("GET /\n" * 3)
+    with serving(other) as (process, told):
+        assert "async_inspect_build_info" in page_of(told)
+        process.send_signal(signal.SIGTERM)
+        out, said = process.communicate(timeout=30)
+        assert (out, process.returncode) == ("", 0)
+        assert f"{other}: no records of spans in 3 lines, 0 of them inside spans, 3 of others and 0 broken" in said
+
+
 def test_serve_what_is_written_to_a_log(log: Path, tell: Tell) -> None:
     """With --follow, and across a restart with --state."""
     state = log.parent / "serve.state"
@@ -236,6 +249,18 @@ def test_serve_what_is_written_to_a_log(log: Path, tell: Tell) -> None:
             file.write(json.dumps({"asyncinspect": record}) + "\n")
     with serving(log, "--follow", "--state", state) as (_, told):
         until("3.0", told)
+
+
+def test_serve_ends_spans_of_processes_that_are_gone(log: Path, tell: Tell) -> None:
+    """After --grace, where --local says that pids are of this machine."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    log.write_text(json.dumps({"asyncinspect": tell("enter", pid=gone.pid, seq=1)}) + "\n")
+    cancelled = 'async_inspect_tasks_cancelled_total{name="job"} 1.0'
+    with serving(log, "--follow", "--grace", "0", "--local") as (_, told):
+        # How processes that are gone end is looked at every now and then.
+        while cancelled not in page_of(told):
+            pass
 
 
 def test_serve_what_comes_over_a_socket() -> None:

@@ -24,10 +24,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made import a_view
 
-from asyncinspect_logging import Inspector, Snapshot, TaskState, span
+from asyncinspect_logging import Inspector, Snapshot, TaskState, nesting, span
 from asyncinspect_logging.errors import ConfigError
-from asyncinspect_logging.exporters import chrome_trace, flame
+from asyncinspect_logging.exporters import chrome_trace, json_file
 from asyncinspect_logging.exporters.chrome_trace import ChromeTraceExporter
 from asyncinspect_logging.exporters.csv_file import EVENT_COLUMNS, TASK_COLUMNS, CsvExporter
 from asyncinspect_logging.exporters.flame import FlameExporter
@@ -39,34 +40,21 @@ from asyncinspect_logging.snapshot import Event, Finding, Histogram, NameView, T
 EXPORTERS: list[Any] = [JsonExporter, CsvExporter, ChromeTraceExporter, FlameExporter]
 EMPTY = Inspector().snapshot()
 
-TASK = TaskView(
-    id="00000000000000a1",
-    parent_id=None,
+TASK = a_view(
+    1_700_000_000.5,
+    1_700_000_001.5,
+    now=1_700_000_002.0,
     trace_id="0" * 30 + "a1",
-    name="job",
-    state=TaskState.COMPLETED,
-    outcome="completed",
-    fields={},
-    age=1.5,
-    duration=1.0,
     polls=2,
     wakes=1,
-    self_wakes=0,
     busy=0.25,
     idle=0.75,
     scheduled=0.125,
     max_poll=0.2,
-    started_at=1_700_000_000.5,
     task="job",
     thread=7,
     at="app.py:3",
-    error=None,
-    waiting_on=None,
-    waiting_since=None,
-    await_chain=(),
-    links=(),
-    parent_closed=False,
-    events=(Event(1_700_000_000.5, "spawn", ""), Event(1_700_000_000.5, "enter", "")),
+    fields={},
 )
 
 
@@ -129,13 +117,19 @@ VALUES = st.recursive(
     max_leaves=6,
 )
 FIELDS = st.dictionaries(TEXTS, VALUES, max_size=4).map(MappingProxyType)
-COUNTS = st.integers(min_value=0)
-HISTOGRAMS = st.lists(FLOATS, max_size=4).flatmap(
-    lambda bounds: st.builds(
-        Histogram,
-        st.just(tuple(bounds)),
-        st.lists(COUNTS, min_size=len(bounds) + 1, max_size=len(bounds) + 1).map(tuple),
-        FLOATS,
+COUNTS = st.integers(0, (1 << 127) - 1)
+TALLIES = st.integers(1 - (1 << 127), (1 << 127) - 1)
+NUMBERS = st.floats(-1e38, 1e38)
+HISTOGRAMS = (
+    st.lists(NUMBERS, max_size=4, unique=True)
+    .map(sorted)
+    .flatmap(
+        lambda bounds: st.builds(
+            Histogram,
+            st.just(tuple(bounds)),
+            st.lists(COUNTS, min_size=len(bounds) + 1, max_size=len(bounds) + 1).map(tuple),
+            NUMBERS,
+        )
     )
 )
 TEXT_TUPLES = st.lists(TEXTS, max_size=2).map(tuple)
@@ -143,24 +137,24 @@ TASKS = st.builds(
     TaskView,
     **dict.fromkeys(("id", "trace_id", "name"), TEXTS),
     **{key: st.none() | TEXTS for key in ("parent_id", "outcome", "task", "at", "waiting_on")},
-    **dict.fromkeys(("age", "busy", "idle", "scheduled", "max_poll", "started_at"), FLOATS),
-    **{key: st.none() | FLOATS for key in ("duration", "waiting_since")},
-    **dict.fromkeys(("polls", "wakes", "self_wakes"), INTS),
+    **dict.fromkeys(("age", "busy", "idle", "scheduled", "max_poll", "started_at"), NUMBERS),
+    **{key: st.none() | NUMBERS for key in ("duration", "waiting_since")},
+    **dict.fromkeys(("polls", "wakes", "self_wakes"), TALLIES),
     state=st.sampled_from(TaskState),
     fields=FIELDS,
-    thread=st.none() | INTS,
+    thread=st.none() | TALLIES,
     error=st.none() | FIELDS,
     await_chain=TEXT_TUPLES,
     links=TEXT_TUPLES,
     awaiting=TEXT_TUPLES,
     parent_closed=st.booleans(),
-    events=st.lists(st.builds(Event, FLOATS, TEXTS, TEXTS), max_size=2).map(tuple),
+    events=st.lists(st.builds(Event, NUMBERS, TEXTS, TEXTS), max_size=2).map(tuple),
 )
 NAMES = st.builds(
     NameView,
     TEXTS,
     *[COUNTS] * 7,
-    *[FLOATS] * 3,
+    *[NUMBERS] * 3,
     durations=st.dictionaries(st.sampled_from(["completed", "failed"]), HISTOGRAMS, max_size=2).map(MappingProxyType),
     poll_counts=HISTOGRAMS,
     poll_durations=HISTOGRAMS,
@@ -168,14 +162,19 @@ NAMES = st.builds(
 )
 SNAPSHOTS = st.builds(
     Snapshot,
-    taken_at=FLOATS,
-    tasks=st.lists(TASKS, max_size=3).map(tuple),
+    taken_at=NUMBERS,
+    # The live ones first, as in every snapshot.
+    tasks=st.lists(TASKS, max_size=3).map(
+        lambda tasks: tuple(sorted(tasks, key=lambda task: task.duration is not None))
+    ),
     names=st.dictionaries(TEXTS, NAMES, max_size=2).map(MappingProxyType),
     **{
         key: st.dictionaries(TEXTS, COUNTS, max_size=2).map(MappingProxyType)
         for key in ("states", "events", "dropped", "memory")
     },
-    findings=st.lists(st.builds(Finding, TEXTS, TEXTS, TEXT_TUPLES, TEXTS, TEXT_TUPLES, FLOATS), max_size=2).map(tuple),
+    findings=st.lists(st.builds(Finding, TEXTS, TEXTS, TEXT_TUPLES, TEXTS, TEXT_TUPLES, NUMBERS), max_size=2).map(
+        tuple
+    ),
     deadlocks=COUNTS,
     lints=st.dictionaries(st.tuples(TEXTS, TEXTS), COUNTS, max_size=2).map(MappingProxyType),
     loop_lag=HISTOGRAMS,
@@ -225,6 +224,52 @@ def test_json_of_a_program(tmp_path: Path, listen: Callable[..., Inspector]) -> 
         read.names["outer"].durations["x"] = 1  # type: ignore[index]
     # An inspector is exported as it is at that moment.
     assert JsonExporter.read(JsonExporter.export_to_string(inspector)).names == inspector.snapshot().names
+
+
+@pytest.mark.parametrize("laid_out_anew", [False, True])
+def test_reading_an_export_tells_how_far_it_has_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, laid_out_anew: bool
+) -> None:
+    """In bytes of the file, rising to all of them; as the export itself, too."""
+    monkeypatch.setattr(json_file, "_STEP", 1000)
+    path = tmp_path / "trace.json"
+    JsonExporter.export_to_file(Stream(generated(100)), path)
+    if laid_out_anew:
+        path.write_text(json.dumps(json.loads(path.read_text("utf-8")), indent=1), "utf-8")
+    for where in (path, path.read_bytes()):
+        told: list[tuple[int, int | None]] = []
+        JsonExporter.read(where, progress=lambda done, total, told=told: told.append((done, total)))  # type: ignore[misc]
+        size = path.stat().st_size
+        assert told[-1] == (size, size)
+        assert len(told) > 10
+        assert told == sorted(told)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "what"),
+    [
+        ("polls", 1 << 200, "0x1000.* is not a whole number of at most 127 bits"),
+        ("busy", 1e300, r"1e\+300 is not a number of at most 127 bits"),
+        ("busy", {"$": "float", "value": "nan"}, "is not a number of at most 127 bits"),
+        ("started_at", 1 << 2000, "is not a number of at most 127 bits"),
+        ("duration", True, "True is not a number"),
+    ],
+)
+def test_numbers_that_nobody_can_reckon_with_are_refused(key: str, value: Any, what: str) -> None:
+    """When they are read, and not by whoever adds them up later."""
+    document = json.loads(JsonExporter.export_to_string(a_snapshot(TASK)))
+    document["tasks"][0][key] = value
+    with pytest.raises(FormatError, match=rf"the export: tasks\[0\]: {key}: .*{what}"):
+        JsonExporter.read(json.dumps(document, indent=1))
+
+
+@pytest.mark.parametrize(("bounds", "counts"), [([2.0, 1.0], [0, 0, 0]), ([1.0], [-1, 2]), ([1.0, 1.0], [0, 0, 0])])
+def test_histograms_that_are_none_are_refused(bounds: list[float], counts: list[int]) -> None:
+    """With where they stand."""
+    document = json.loads(JsonExporter.export_to_string(EMPTY))
+    document["rest"]["loop_lag"] |= {"bounds": bounds, "counts": counts}
+    with pytest.raises(FormatError, match="rest: loop_lag: bounds that do not rise, or a count below zero"):
+        JsonExporter.read(json.dumps(document))
 
 
 def test_json_tasks_are_on_lines_and_read_one_by_one(tmp_path: Path) -> None:
@@ -372,7 +417,7 @@ def test_csv_of_tasks() -> None:
     text = CsvExporter.export_to_string(a_snapshot(task, TASK))
     assert text.endswith("\r\n")
     assert text.splitlines()[0] == ",".join(TASK_COLUMNS)
-    first, second = rows_of(text)
+    second, first = rows_of(text)  # live ones come last
     assert (first["name"], first["state"], first["duration"]) == (task.name, "completed", "")
     assert json.loads(first["fields"]) == {"n": 1, "x": "nan", "deep": {"a": [1]}}
     assert (first["error_type"], first["error_message"], first["links"]) == ("ValueError", "no", "a\nb")
@@ -383,7 +428,7 @@ def test_csv_of_events() -> None:
     """A row for each entry of each timeline."""
     rows = rows_of(CsvExporter.export_to_string(a_snapshot(TASK, TASK), what="events"))
     assert tuple(rows[0]) == EVENT_COLUMNS
-    assert [row["kind"] for row in rows] == ["spawn", "enter"] * 2
+    assert [row["kind"] for row in rows] == ["spawn", "enter", "exit"] * 2
     assert float(rows[0]["at"]) == TASK.events[0].at
 
 
@@ -636,7 +681,7 @@ def peak(exporter: Any, tasks: Iterator[TaskView]) -> int:
 def test_memory_is_flat(exporter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three times the tasks take no more: none keeps 30 bytes. The benchmark shows it with a million."""
     monkeypatch.setattr(chrome_trace, "_WINDOW", 200)
-    monkeypatch.setattr(flame, "_MAX_KNOWN", 200)
+    monkeypatch.setattr(nesting, "_MAX_KNOWN", 200)
     peak(exporter, generated(10))  # what is made once
     assert peak(exporter, generated(3000)) < 1.1 * peak(exporter, generated(1000)) + 60_000
 

@@ -6,19 +6,19 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made import a_view
 
-from asyncinspect_logging import Inspector, TaskState
+from asyncinspect_logging import Inspector, nesting
 from asyncinspect_logging.errors import ConfigError
 from asyncinspect_logging.exporters import flame
 from asyncinspect_logging.exporters.flame import MEASURES, FlameExporter
-from asyncinspect_logging.snapshot import Event, TaskView
+from asyncinspect_logging.snapshot import TaskView
 
 EMPTY = Inspector().snapshot()
 #: Published at https://www.speedscope.app/file-format-schema.json; its licence is beside it.
@@ -29,37 +29,10 @@ def a_task(
     id: str, begin: float, end: float | None, parent: str | None = None, *, made: float | None = None, **more: Any
 ) -> TaskView:
     """A task from `begin` to `end` (None: it is live at 100 s), made before that if so told; idle all the time."""
+    given = {"name": id.rstrip("0123456789"), "task": "main", "thread": 1}
+    given["idle"] = (100 if end is None else end) - begin
     started = begin if made is None else made
-    view = TaskView(
-        id=id,
-        parent_id=parent,
-        trace_id="t",
-        name=id.rstrip("0123456789"),
-        state=TaskState.RUNNING if end is None else TaskState.COMPLETED,
-        outcome=None if end is None else "completed",
-        fields=MappingProxyType({}),
-        age=100 - started,
-        duration=None if end is None else end - begin,
-        polls=1,
-        wakes=0,
-        self_wakes=0,
-        busy=0.0,
-        idle=(100 if end is None else end) - begin,
-        scheduled=0.0,
-        max_poll=0.0,
-        started_at=started,
-        task="main",
-        thread=1,
-        at=None,
-        error=None,
-        waiting_on=None,
-        waiting_since=None,
-        await_chain=(),
-        links=(),
-        parent_closed=False,
-        events=(Event(started, "spawn", ""), Event(begin, "enter", "")),
-    )
-    return view._replace(**more)
+    return a_view(started, end, now=100, entered=begin, id=id, parent_id=parent, **(given | more))
 
 
 def stacks(*tasks: TaskView, measure: str) -> dict[str, float]:
@@ -231,7 +204,7 @@ def test_deep_stacks_and_many_names(monkeypatch: pytest.MonkeyPatch) -> None:
     (found,) = stacks(*reversed(deep), measure="busy").items()
     assert found[1] == 1.0
     assert found[0].count(";") <= flame._MAX_STACK
-    monkeypatch.setattr(flame, "_MAX_FRAMES", 100)
+    monkeypatch.setattr(nesting, "_MAX_NODES", 100)
     names = stacks(*(a_task("x", 0, 1, name=str(n)) for n in range(150)), measure="time")
     assert len(names) == 101
     assert names["_other_"] == 50.0
@@ -239,27 +212,6 @@ def test_deep_stacks_and_many_names(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_many_parents_that_never_come(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are waited for up to a limit, and no time is lost."""
-    monkeypatch.setattr(flame, "_MAX_WAITING", 5)
+    monkeypatch.setattr(nesting, "_MAX_WAITING", 5)
     tasks = [a_task(f"x{n}", 0, 1, f"gone{n}") for n in range(20)]
     assert stacks(*tasks, measure="time") == {"x": 20.0}
-
-
-@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=30))
-def test_covered_time(intervals: list[tuple[int, int]]) -> None:
-    """What intervals cover together, in any order; with few gaps remembered, in the order of their ends."""
-    expected = len({second for begin, end in intervals for second in range(begin, end)})
-    covered = flame._Covered()
-    for begin, end in intervals:
-        covered.add(begin, end)
-    assert covered.total == expected
-
-
-def test_covered_time_with_few_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Never more than there is."""
-    monkeypatch.setattr(flame, "_MAX_GAPS", 3)
-    covered = flame._Covered()
-    for number in range(100):
-        covered.add(2 * number, 2 * number + 1)
-    assert covered.total == 100
-    covered.add(0, 200)
-    assert 100 <= covered.total <= 200

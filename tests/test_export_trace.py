@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made import a_view
 
-from asyncinspect_logging import Inspector, Snapshot, TaskState
+from asyncinspect_logging import Inspector, Snapshot
 from asyncinspect_logging.exporters import chrome_trace
 from asyncinspect_logging.exporters.chrome_trace import ChromeTraceExporter
 from asyncinspect_logging.snapshot import Event, TaskView
@@ -26,37 +27,9 @@ EMPTY = Inspector().snapshot()
 
 def a_task(id: str, begin: float, end: float | None, parent: str | None = None, **more: Any) -> TaskView:
     """A task from `begin` to `end`, in seconds; None: it is live at 1000 s."""
-    exits = [] if end is None else [Event(end, "exit", "completed")]
-    view = TaskView(
-        id=id,
-        parent_id=parent,
-        trace_id="t",
-        name=f"name of {id}",
-        state=TaskState.RUNNING if end is None else TaskState.COMPLETED,
-        outcome=None if end is None else "completed",
-        fields=MappingProxyType({}),
-        age=1000 - begin,
-        duration=None if end is None else end - begin,
-        polls=1,
-        wakes=0,
-        self_wakes=0,
-        busy=0.0,
-        idle=0.0,
-        scheduled=0.0,
-        max_poll=0.0,
-        started_at=begin,
-        task=None,
-        thread=1,
-        at=None,
-        error=None,
-        waiting_on=None,
-        waiting_since=None,
-        await_chain=(),
-        links=(),
-        parent_closed=False,
-        events=(Event(begin, "spawn", ""), Event(begin, "enter", ""), *exits),
+    return a_view(
+        begin, end, now=1000, **({"id": id, "parent_id": parent, "name": f"name of {id}", "thread": 1} | more)
     )
-    return view._replace(**more)
 
 
 def with_steps(task: TaskView, *steps: tuple[float, str]) -> TaskView:

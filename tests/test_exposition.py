@@ -22,8 +22,9 @@ from asyncinspect_logging.catalogue import (
     POLL_COUNT_BOUNDS,
     STEP_BOUNDS,
 )
-from asyncinspect_logging.exporters.combine import combine, cumulative
+from asyncinspect_logging.exporters.combine import combine
 from asyncinspect_logging.exporters.exposition import Renderer
+from asyncinspect_logging.histograms import added, cumulative
 from asyncinspect_logging.snapshot import Histogram, NameView, Snapshot
 
 NASTY = [
@@ -373,3 +374,8 @@ def test_promtool_has_no_complaint():
     shot = snapshot(*(view(name, seed) for seed, name in enumerate(NASTY)), lints={("leaked", "a\nb"): 2})
     done = subprocess.run([promtool, "check", "metrics"], input=page(shot).encode(), capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_histograms_without_a_bound_in_common_keep_number_and_sum() -> None:
+    """All that is known of both together."""
+    assert added(Histogram((1.0,), (2, 1), 4.0), Histogram((2.0,), (3, 0), 5.0)) == Histogram((), (6,), 9.0)

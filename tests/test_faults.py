@@ -19,6 +19,7 @@ import tracemalloc
 import warnings
 
 import pytest
+from keep import Keep
 
 from asyncinspect_logging import (
     AsyncInspectHandler,
@@ -49,20 +50,6 @@ def _nothing_left(monkeypatch):
     open_of.clear()
     current.set(None)
     assert left == ({}, None)
-
-
-class Keep(logging.Handler):
-    """Gets records, and keeps the kinds."""
-
-    accepts_spans = True
-
-    def __init__(self):
-        super().__init__()
-        self.told = []
-
-    def emit(self, record):
-        if hasattr(record, "asyncinspect"):
-            self.told.append(f"{record.asyncinspect['kind']} {record.asyncinspect.get('name')}")
 
 
 @pytest.fixture(params=["announced", "recorded"])

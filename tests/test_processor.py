@@ -525,6 +525,14 @@ def stdlib_handler(form: logging.Formatter, name: str = "app") -> io.StringIO:
     return out
 
 
+def json_formatter(*foreign_pre_chain: Any) -> logging.Formatter:
+    """For records of stdlib logging, and events of structlog that were wrapped for it."""
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=foreign_pre_chain,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, structlog.processors.JSONRenderer()],
+    )
+
+
 Renders: dict[str, Callable[[], list[Any]]] = {
     "text": lambda: [structlog.processors.KeyValueRenderer()],
     "json": lambda: [structlog.processors.JSONRenderer()],
@@ -619,15 +627,7 @@ def test_formatter_alone(inspector: Inspector, capsys: pytest.CaptureFixture[str
     """Alone in a foreign_pre_chain the processor feeds the inspector as far as the level allows; it drops nothing,
     since there that would be an error.
     """
-    out = stdlib_handler(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[AsyncInspectProcessor(inspector)],
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(),
-            ],
-        )
-    )
+    out = stdlib_handler(json_formatter(AsyncInspectProcessor(inspector)))
     app = logging.getLogger("app")
     app.setLevel(DEBUG)
     with span("job", logger=app) as s:
@@ -645,15 +645,7 @@ def test_formatter_beside_a_handler_drops_nothing(inspector: Inspector, handler_
     """On a console that shows lifecycle records, the processor in a foreign_pre_chain comes across spans that a handler
     has heard of. Nothing is lost by that, and so nothing counts as dropped.
     """
-    out = stdlib_handler(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[AsyncInspectProcessor(inspector)],
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(),
-            ],
-        )
-    )
+    out = stdlib_handler(json_formatter(AsyncInspectProcessor(inspector)))
     app = logging.getLogger("app")
     app.setLevel(DEBUG)
     app.handlers.insert(0 if handler_first else 1, AsyncInspectHandler(inspector))
@@ -673,15 +665,7 @@ def test_formatter_beside_a_handler_drops_nothing(inspector: Inspector, handler_
 
 def test_extra_adder_shows_only_the_ids(inspector: Inspector) -> None:
     """ExtraAdder copies every attribute that is not a standard one: nothing of ours but the three ids may be there."""
-    out = stdlib_handler(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), AsyncInspectProcessor(inspector)],
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(),
-            ],
-        )
-    )
+    out = stdlib_handler(json_formatter(structlog.stdlib.ExtraAdder(), AsyncInspectProcessor(inspector)))
     app = logging.getLogger("app")
     app.setLevel(INFO)
     with span("job", logger=app) as s:
@@ -830,11 +814,7 @@ def test_forwarded_payload_in_a_wrapped_event(inspector: Inspector) -> None:
 @pytest.mark.parametrize("handler_first", [True, False])
 def test_unstamped_record_counts_once(inspector: Inspector, handler_first: bool) -> None:
     """Also a record that nobody stamped when it was made is known again by handler and formatter."""
-    formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[AsyncInspectProcessor(inspector)],
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, structlog.processors.JSONRenderer()],
-    )
-    out = stdlib_handler(formatter)
+    out = stdlib_handler(json_formatter(AsyncInspectProcessor(inspector)))
     app = logging.getLogger("app")
     app.propagate = False
     app.handlers.insert(0 if handler_first else 1, AsyncInspectHandler(inspector))

@@ -26,6 +26,7 @@ from asyncinspect_logging.analysis import replay as analysis_replay
 from asyncinspect_logging.analysis.files import LogFileError
 from asyncinspect_logging.analysis.replay import LogTasks, Replay, ReplayError, Report, replay
 from asyncinspect_logging.analysis.rules import parse_rules
+from asyncinspect_logging.analysis.zstd import Zstd, is_zstd
 from asyncinspect_logging.errors import ConfigError
 from asyncinspect_logging.snapshot import Snapshot
 
@@ -89,6 +90,57 @@ def test_packed_file_that_is_cut_off_or_damaged(log: Log, spans: Any, pack: Call
         snapshot, report = read(path)
         assert report.broken >= 1 or report.missing or snapshot.names["job"].completed < 2000
         assert len(snapshot.names) <= 1
+
+
+frames = st.lists(
+    st.one_of(
+        st.builds(
+            lambda data, level, sized, checked: zstandard.ZstdCompressor(
+                level=level, write_content_size=sized, write_checksum=checked
+            ).compress(data),
+            # Such as makes several blocks, of all types.
+            st.one_of(st.binary(max_size=50), st.just(bytes(300_000)), st.just(random.Random(1).randbytes(140_000))),
+            st.sampled_from([1, 19]),
+            st.booleans(),
+            st.booleans(),
+        ),
+        # To be passed over, such as those of pzstd.
+        st.builds(lambda data: b"\x5a\x2a\x4d\x18" + len(data).to_bytes(4, "little") + data, st.binary(max_size=9)),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(parts=frames, data=st.data())
+def test_where_a_zstd_file_ends(parts: list[bytes], data: st.DataObject) -> None:
+    """It is cut short wherever it does not end with a frame."""
+    whole = b"".join(parts)
+    assert is_zstd(whole[:4])
+    ends = {sum(map(len, parts[:number])) for number in range(len(parts) + 1)}
+    cut = data.draw(st.sampled_from(sorted(ends)) | st.integers(0, len(whole)))
+    stream = Zstd(io.BytesIO(whole[:cut]))
+
+    def read_all() -> None:
+        while stream.read(1 << 17):
+            pass
+
+    if cut in ends:
+        read_all()
+    else:
+        with pytest.raises(EOFError, match="middle of a zstd frame"):
+            read_all()
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress], ids=["gzip", "zstd"])
+def test_packed_file_that_is_cut_short(log: Log, spans: Any, pack: Callable[[bytes], bytes]) -> None:
+    """It is said to be."""
+    path = log(*spans(2000))
+    path.write_bytes(pack(path.read_bytes())[:-20])
+    _, report = read(path)
+    assert "the file cannot be read on" in report.problems[-1][2]
+    with pytest.raises(ReplayError, match=r"cut short|cannot be read on"):
+        read(path, strict=True)
 
 
 def test_rotated_set_by_a_pattern(log: Log, spans: Any, tmp_path: Path) -> None:

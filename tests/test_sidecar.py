@@ -412,6 +412,55 @@ def test_a_state_with_a_part_that_is_none(log: Path, tmp_path: Path, key: str) -
             Sidecar(log, state=state, listen=str(tmp_path / "s"))
 
 
+def test_a_state_of_another_version(log: Path, tmp_path: Path, tell: Tell) -> None:
+    """It is refused, with the way out, and left as it is."""
+    state = tmp_path / "state"
+    add(log, tell("enter"))
+    sidecar = Sidecar(log, state=state)
+    read_all(sidecar)
+    sidecar.save()
+    kill(sidecar)
+    saved = json.loads(state.read_text())
+    for version in (saved["v"] - 1, saved["v"] + 1):
+        text = json.dumps(saved | {"v": version})
+        state.write_text(text)
+        with pytest.raises(ConfigError, match="not what a sidecar of this version saved; move it away"):
+            Sidecar(log, state=state)
+        assert state.read_text() == text
+
+
+RULES = "[[rule]]\nname = 'job'\nstart = 'begin (?P<id>.*)'\nend = 'end (?P<id>.*)'\nkey = 'id'\n"
+
+
+def test_starts_of_rules_outlive_a_restart(log: Path, tmp_path: Path) -> None:
+    """An end finds its start in the next run; that of a rule which was changed meanwhile is left out."""
+    state = tmp_path / "state"
+    log.write_text("begin 1\nbegin 2\n")
+    for rules, line in ((RULES, ""), (RULES, "end 1\n"), (RULES.replace("end (", "finish ("), "finish 2\n")):
+        with log.open("a") as file:
+            file.write(line)
+        sidecar = Sidecar(log, state=state, rules=parse_rules(rules))
+        read_all(sidecar)
+        sidecar.save()
+        kill(sidecar)
+    assert counts(sidecar) == (2, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "starts", [7, [7], [["x", [1], 1, 1, "n"]], [["x", [], -1, 1, "n"]], [["x", [], 1 << 64, 1, "n"]], [["x"] * 5]]
+)
+def test_starts_of_rules_that_are_none(log: Path, tmp_path: Path, starts: Any) -> None:
+    """Whatever stands there is an error that is said."""
+    state, rules = tmp_path / "state", parse_rules(RULES)
+    sidecar = Sidecar(log, state=state, rules=rules)
+    sidecar._saved = ("never",)
+    sidecar.save()
+    kill(sidecar)
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"starts": starts}))
+    with pytest.raises(ConfigError, match="cannot be gone on from"):
+        Sidecar(log, state=state, rules=rules)
+
+
 def test_a_state_in_use(log: Path, tmp_path: Path) -> None:
     """Two sidecars do not share one; nor can it be where nothing can be written."""
     sidecar = Sidecar(log, state=tmp_path / "state")

@@ -157,7 +157,7 @@ def test_lost_records_are_a_gap() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"v": 2},
+        {"v": 1},
         {"bounds": [2.0, 1.0]},
         {"names": [{"name": 1}]},
         {"logs": "many"},
@@ -167,6 +167,7 @@ def test_lost_records_are_a_gap() -> None:
         {"lag": [[1], 0]},
         {"over": ["x"]},
         {"waiting": [[]]},
+        {"waits": {}},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -177,3 +178,120 @@ def test_no_checkpoint(change: dict[str, Any], tell: Callable[..., dict[str, Any
     with pytest.raises(ConfigError, match="checkpoint"):
         inspector.resume(inspector.checkpoint() | change)
     assert inspector.snapshot().names["job"].live == 1
+
+
+# -- waits -------------------------------------------------------------------------------------------------------
+
+
+def opposite(tell: Any) -> list[dict[str, Any]]:
+    """Records of two tasks that take two locks in opposite order."""
+    x, y = ({"kind": "lock", "name": name, "id": f"{number:016x}"} for name, number in (("x", 7), ("y", 8)))
+    spans = tell("enter", 1), tell("enter", 2)
+    a, b = ({"owner": f"{number:016x}", "task": task} for task, number in (("a", 21), ("b", 22)))
+    held = [{**who, "t": each["t"], "id": each["id"], "at": "a.py:1"} for who, each in zip((a, b), spans, strict=True)]
+    return [
+        *spans,
+        tell("wait", 1, resource=y, holders=[held[1]], at="a.py:2", **a),
+        tell("wait", 2, resource=x, holders=[held[0]], at="a.py:3", **b),
+    ]
+
+
+def look(inspector: Inspector) -> Snapshot:
+    inspector.look()
+    inspector.look()
+    return inspector.snapshot()
+
+
+@pytest.mark.parametrize("cut", range(5))
+def test_a_deadlock_whose_records_came_before_and_after(cut: int, tell: Any) -> None:
+    """It is found, in the same words, and counted once; when it is no more, it is withdrawn."""
+    told = opposite(tell)
+    whole = Inspector(clock=Clock())
+    feed(whole, told)
+    before = Inspector(clock=Clock())
+    feed(before, told[:cut])
+    assert look(before).deadlocks == (cut == 4)
+    after = gone_on(before, Config())
+    feed(after, told[cut:])
+    (found,) = look(after).findings
+    assert (found.kind, "a.py:2" in found.message, "a.py:3" in found.message) == ("deadlock", True, True)
+    assert found == look(whole).findings[0]
+    last = gone_on(after, Config())
+    assert look(last).deadlocks == 1
+    assert look(last).findings == (found,)
+    last.apply(tell("acquire", 2, **{key: told[3][key] for key in ("resource", "owner", "task")}))
+    assert (look(last).deadlocks, look(last).findings) == (1, ())
+
+
+def test_a_deadlock_across_a_restart(tmp_path: Path, tell: Any) -> None:
+    """Of the sidecar that reads its log."""
+    from asyncinspect_logging.sidecar import Sidecar
+
+    log, told = tmp_path / "a.log", opposite(tell)
+    for part in told[:3], told[3:], []:
+        with log.open("a") as file:
+            file.writelines(json.dumps({"asyncinspect": payload}) + "\n" for payload in part)
+        sidecar = Sidecar(log, state=tmp_path / "state")
+        while sidecar.step():
+            pass
+        deadlocks = look(sidecar.inspector).deadlocks
+        sidecar.save()
+        sidecar._close()
+        assert deadlocks == (part != told[:3])
+
+
+def test_a_deadlock_that_was_seen_is_saved(tmp_path: Path, tell: Any) -> None:
+    """It is found by looking, without any line: what was scraped is in the state all the same."""
+    from asyncinspect_logging.sidecar import Sidecar
+
+    log, state = tmp_path / "a.log", tmp_path / "state"
+    log.write_text("".join(json.dumps({"asyncinspect": payload}) + "\n" for payload in opposite(tell)))
+    sidecar = Sidecar(log, state=state)
+    while sidecar.step():
+        pass
+    sidecar.save()
+    assert look(sidecar.inspector).deadlocks == 1
+    sidecar.snapshot()
+    sidecar._close()
+    assert json.loads(state.read_text())["inspector"]["deadlocks"] == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"owners": [[21, "a", 0, False]]},
+        {"owners": [[-1, "a", 0, False]]},
+        {"owners": [[number, "a", 0, False] for number in range(110_001)]},
+        {"roots": list(range(10))},
+        {"resources": []},
+        {"resources": [[7, "lock", None, False, []], [8, "lock", 3, False, []]]},
+        {"resources": [[number, "lock", None, False, []] for number in (7, 8, 9)]},
+        {"waits": [[21, 8, 1 << 64, "", 1, "", False]]},
+        {"waits": [[21, 7, 0, "", 1, "", False], [21, 8, 0, "", 1, "", False]]},
+        {"found": [[[[1, 2, 3]], ["deadlock", "", [], "", [], 0]]]},
+        {"found": [[[[21]], None]]},
+    ],
+)
+def test_waits_that_nobody_saved(change: dict[str, Any], tell: Any) -> None:
+    """Are refused, and nothing is changed; so is what has no end."""
+    inspector = Inspector()
+    feed(inspector, opposite(tell))
+    saved = inspector.checkpoint()
+    with pytest.raises(ConfigError, match="checkpoint"):
+        inspector.resume(saved | {"waits": saved["waits"] | change})
+    assert look(inspector).deadlocks == 1
+
+
+def test_only_so_many_waits_are_kept(tell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those who wait longest, with all who hold what they wait for; and no task of this process, which ends with it."""
+    monkeypatch.setattr("asyncinspect_logging.checkpoint._MAX_WAITS", 2)
+    monkeypatch.setattr("asyncinspect_logging.checkpoint._MAX_HOLDS", 5)
+    inspector = Inspector()
+    feed(inspector, [tell("enter")])
+    for number, holds in enumerate([3, 3, 2, 0], 1):
+        holders = [{"owner": f"{100 * number + each:016x}", "t": 1} for each in range(holds)]
+        resource = {"kind": "lock", "id": f"{number:016x}"}
+        inspector.apply(tell("wait", owner=f"{number:016x}", resource=resource, holders=holders))
+    kept = gone_on(inspector, Config()).checkpoint()["waits"]
+    assert [wait[0] for wait in kept["waits"]] == [1, 3]
+    assert len(kept["owners"]) == 2 + 5

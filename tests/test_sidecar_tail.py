@@ -6,15 +6,17 @@ import gzip
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncinspect_logging.errors import ConfigError
-from asyncinspect_logging.sidecar import tail
+from asyncinspect_logging.sidecar import copies, tail
 from asyncinspect_logging.sidecar.tail import Files
 
 
@@ -168,43 +170,53 @@ def test_copied_and_cut_off_between_two_looks(log: Path) -> None:
     assert sorted(numbers(followed.read())) == list(range(9))
 
 
+packers = pytest.mark.parametrize(
+    ("end", "pack"), [("gz", gzip.compress), ("zst", zstandard.compress)], ids=["gzip", "zstd"]
+)
+
+
+@packers
 @pytest.mark.parametrize("more", [(), (10,)])
-def test_compressed(log: Path, more: tuple[int, ...]) -> None:
+def test_compressed(log: Path, more: tuple[int, ...], end: str, pack: Callable[[bytes], bytes]) -> None:
     """Of a compressed file, what was read before it was compressed is passed over."""
     add(log, lines(*range(10)))
     followed = Followed(log)
     followed.read()
     add(log, lines(*more))
-    Path(f"{log}.1.gz").write_bytes(gzip.compress(log.read_bytes()))
+    Path(f"{log}.1.{end}").write_bytes(pack(log.read_bytes()))
     followed.read() if not more else None
     log.unlink()
     followed.files.close()  # as if there had been too many to keep them open
     assert numbers(followed.read()) == [*range(10), *more]
-    Path(f"{log}.1.gz").rename(f"{log}.2.gz")
+    Path(f"{log}.1.{end}").rename(f"{log}.2.{end}")
     assert numbers(followed.read()) == [*range(10), *more]
 
 
-def test_compressed_in_the_middle(log: Path) -> None:
+@packers
+def test_compressed_in_the_middle(log: Path, end: str, pack: Callable[[bytes], bytes]) -> None:
     """A file that is being compressed is waited for."""
     add(log, lines(*range(10)))
     followed = Followed(log)
     followed.read()
     add(log, lines(10))
-    packed = gzip.compress(log.read_bytes())
+    packed = pack(log.read_bytes())
     log.unlink()
     followed.files.close()
-    Path(f"{log}.1.gz").write_bytes(packed[:-20])
+    Path(f"{log}.1.{end}").write_bytes(packed[:-20])
     followed.read()
-    Path(f"{log}.1.gz").write_bytes(packed)
+    Path(f"{log}.1.{end}").write_bytes(packed)
     assert numbers(followed.read()) == list(range(11))
 
 
-def test_long_compressed_file(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@packers
+def test_long_compressed_file(
+    log: Path, monkeypatch: pytest.MonkeyPatch, end: str, pack: Callable[[bytes], bytes]
+) -> None:
     """One of many chunks, which end in the middle of lines, read in two runs."""
     monkeypatch.setattr(tail, "_CHUNK", 700)
     monkeypatch.setattr(tail, "_TURN", 1400)
-    path = log.with_suffix(".gz")
-    path.write_bytes(gzip.compress(lines(*range(100)).encode()[:-1]))
+    path = log.with_suffix(f".{end}")
+    path.write_bytes(pack(lines(*range(40)).encode()) + pack(lines(*range(40, 100)).encode()[:-1]))
     followed = Followed(path)
     followed.files.scan()
     for _ in range(10):
@@ -213,6 +225,32 @@ def test_long_compressed_file(log: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     after = followed.again(path)
     assert numbers(read + after.read()) == list(range(100))
     assert after.again(path).read() == []
+
+
+@packers
+def test_compressed_and_cut_short(
+    log: Path, monkeypatch: pytest.MonkeyPatch, end: str, pack: Callable[[bytes], bytes], caplog: Any
+) -> None:
+    """It is waited for; once it is clear that nothing comes, what is whole of it is read, and it is said."""
+    path = Path(f"{log}.{end}")
+    path.write_bytes(pack(lines(*range(10)).encode()) + pack(os.urandom(5000).hex().encode())[:-20])
+    followed = Followed(path)
+    assert followed.read() == []
+    monkeypatch.setattr(tail, "_PACKING", 0.0)
+    assert numbers(followed.read()[:10]) == [*range(10)]
+    followed.read()
+    assert len(followed.files._open) == 0
+    assert followed.files.bad == 1
+    assert [record.getMessage().count("cannot be unpacked") for record in caplog.records] == [1]
+    assert followed.again(path).read() == []
+
+
+def test_a_file_that_is_none_any_more(log: Path) -> None:
+    """What is opened for its content is a file, or not waited for."""
+    os.mkfifo(log)
+    with pytest.raises(OSError, match="no file any more"):
+        copies.Unpacked(str(log))
+    assert copies.head_of(str(log)) == (False, None)
 
 
 def test_rotated_files_of_before_are_not_asked_for(log: Path) -> None:
@@ -306,8 +344,9 @@ def test_an_inode_is_used_again(log: Path) -> None:
     assert numbers(Followed(log, saved=saved).read()) == list(range(100, 110))
 
 
-def test_written_anew_with_the_same_beginning(log: Path) -> None:
-    """Such as a banner that is longer than what a file is known by: it is read from its beginning, being shorter."""
+@pytest.mark.parametrize("more", [0, 20])
+def test_written_anew_with_the_same_beginning(log: Path, more: int) -> None:
+    """Such as a banner that is longer than what a file begins with: it is read from its beginning, be it longer."""
     banner = "= my server 1.0 =\n" * 100
     log.write_text(banner + lines(*range(20)))
     followed = Followed(log)
@@ -318,10 +357,10 @@ def test_written_anew_with_the_same_beginning(log: Path) -> None:
             followed.files.poll(followed._take)
 
     look()
-    log.write_text(banner + lines(*range(100, 110)))
+    log.write_text(banner + lines(*range(100, 110 + more)))
     look()
     assert not followed.files.moved
-    add(log, lines(*range(110, 150)))
+    add(log, lines(*range(110 + more, 150)))
     look()
     assert numbers([line for line in followed.lines if line[0] != "="]) == [*range(20), *range(100, 150)]
 
@@ -344,7 +383,7 @@ def test_a_line_without_end(log: Path) -> None:
     after = followed.again(log)
     add(log, "\nb\n")
     assert after.read() == ["b"]
-    assert followed.files.too_long == 1
+    assert followed.files.bad == 1
 
 
 def test_more_files_than_descriptors(tmp_path: Path) -> None:
@@ -383,19 +422,169 @@ def test_what_cannot_be_followed(tmp_path: Path) -> None:
         Files([tmp_path])
 
 
+# -- files that begin alike ---------------------------------------------------------------------------------------
+
+BANNER = "".join(f"= my server 1.0, setting {number} =\n" for number in range(60))
+
+
+def numbered(read: list[str]) -> list[int]:
+    """The lines that are not of a banner."""
+    return sorted(int(line[:4]) for line in read if line[0] != "=")
+
+
+def going_on(followed: Followed, restart: bool, *paths: Path | str) -> Followed:
+    """The same, or the next run, which knows what was read before."""
+    if not restart:
+        return followed
+    after = followed.again(*paths)
+    after.lines = followed.lines
+    return after
+
+
+both = pytest.mark.parametrize("restart", [False, True], ids=["", "restart"])
+
+
+@both
+@pytest.mark.parametrize("names", [("a.log", "b.log"), ("worker-1.log", "worker-2.log"), ("app.log", "app.log.1")])
+def test_two_services_that_begin_alike(tmp_path: Path, names: tuple[str, str], restart: bool) -> None:
+    """Two files are two, whatever both say first, and for how long."""
+    paths = [tmp_path / name for name in names]
+    followed = Followed(*paths)
+    add(paths[0], BANNER)
+    followed.read()
+    add(paths[1], BANNER)
+    followed = going_on(followed, restart, *paths)
+    followed.read()
+    add(paths[1], lines(1))
+    followed.read()
+    followed = going_on(followed, restart, *paths)
+    add(paths[0], lines(2))
+    assert numbered(followed.read()) == [1, 2]
+    assert sum(line[0] == "=" for line in followed.lines) == 2 * 60
+    followed.files.close()
+
+
+def test_two_services_that_say_the_same(tmp_path: Path) -> None:
+    """Both are read, though no byte tells them apart."""
+    followed = Followed(tmp_path / "worker-*.log")
+    for number in (1, 2):
+        add(tmp_path / f"worker-{number}.log", lines(*range(10)))
+        followed.read()
+    assert numbers(followed.lines) == [*range(10)] * 2
+
+
+@both
+def test_a_service_that_is_gone(tmp_path: Path, restart: bool) -> None:
+    """Another one that begins like it is read from its beginning."""
+    followed = Followed(tmp_path / "worker-*.log")
+    add(tmp_path / "worker-1.log", BANNER + lines(1))
+    followed.read()
+    (tmp_path / "worker-1.log").unlink()
+    followed.files.close()
+    followed.read()
+    followed = going_on(followed, restart, tmp_path / "worker-*.log")
+    add(tmp_path / "worker-2.log", BANNER + lines(2, 3, 4))
+    assert numbered(followed.read()) == [1, 2, 3, 4]
+
+
+@both
+@pytest.mark.parametrize("how", ["rename", "copy", "gzip"])
+@pytest.mark.parametrize("unread", [(), (10, 11)])
+@pytest.mark.parametrize("pattern", ["app.log", "app.log*"])
+def test_rotation_of_files_that_begin_alike(
+    log: Path, how: str, unread: tuple[int, ...], restart: bool, pattern: str
+) -> None:
+    """Each line once, also where the next file is longer than the last one was."""
+    followed = Followed(log.with_name(pattern))
+    add(log, BANNER + lines(*range(5)))
+    followed.read()
+    add(log, lines(*unread))
+    followed = going_on(followed, restart, log.with_name(pattern))
+    if how == "copy":
+        shutil.copy(log, f"{log}.1")
+        if not restart:
+            followed.read()
+        os.truncate(log, 0)
+    else:
+        log.rename(f"{log}.1")
+    add(log, BANNER + lines(*range(20, 40)))
+    if how == "gzip":
+        Path(f"{log}.1.gz").write_bytes(gzip.compress(Path(f"{log}.1").read_bytes()))
+        if not restart:
+            followed.read()
+        os.remove(f"{log}.1")
+        followed.files.close()
+    assert numbered(followed.read()) == [*range(5), *unread, *range(20, 40)]
+    followed = going_on(followed, restart, log.with_name(pattern))
+    add(log, lines(40))
+    assert numbered(followed.read()) == [*range(5), *unread, *range(20, 41)]
+    followed.files.close()
+
+
+def test_compressed_beside_what_was_compressed(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that was rotated and compressed before it was seen, and begins like one that is there, is read."""
+    add(log, BANNER + lines(1))
+    followed = Followed(log)
+    followed.read()
+    Path(f"{log}.2.gz").write_bytes(gzip.compress((BANNER + lines(2, 3)).encode()))
+    Path(f"{log}.3.gz").write_bytes(gzip.compress(log.read_bytes()))
+    # It may be in the making.
+    assert numbered(followed.read()) == [1]
+    monkeypatch.setattr(tail, "_SETTLED", 0.0)
+    assert numbered(followed.read()) == [1, 2, 3]
+    assert numbered(followed.again(log).read()) == []
+    followed.files.close()
+
+
+def test_an_empty_file_may_become_a_copy(log: Path) -> None:
+    """Who looks between the making of a copy and the copying reads nothing twice."""
+    add(log, lines(1, 2))
+    followed = Followed(log)
+    followed.read()
+    copy = Path(f"{log}.1")
+    copy.touch()
+    followed.read()
+    copy.write_bytes(log.read_bytes())
+    os.truncate(log, 0)
+    add(log, lines(3))
+    assert numbers(followed.read()) == [1, 2, 3]
+
+
+def test_on_another_device(log: Path) -> None:
+    """After a move of the whole folder, a file with the same name and content goes on where it was."""
+    add(log, lines(1, 2))
+    first = Followed(log)
+    first.read()
+    saved = first.files.dump()
+    first.files.close()
+    saved["files"][0]["key"][0] += 1
+    add(log, lines(3))
+    assert numbers(Followed(log, saved=saved).read()) == [3]
+
+
 steps = st.lists(
     st.sampled_from(["add", "add", "part", "rename", "copy", "pack", "remove", "read", "restart", "twice"]), max_size=25
 )
 
 
+@pytest.mark.parametrize("banner", ["", BANNER], ids=["", "banner"])
 @given(steps=steps)
-def test_each_line_once(tmp_path_factory: pytest.TempPathFactory, steps: list[str]) -> None:
-    """Whatever is done to the files, in whatever order: nothing is read twice, and what is still there is read."""
-    log = tmp_path_factory.mktemp("log") / "app.log"
+def test_each_line_once(tmp_path_factory: pytest.TempPathFactory, banner: str, steps: list[str]) -> None:
+    """Whatever is done to the files, in whatever order: nothing is read twice, and what is still there is read. The
+    same where all files begin alike.
+    """
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tail, "_SETTLED", 0.0)
+        follow(tmp_path_factory.mktemp("log") / "app.log", banner, steps)
+
+
+def follow(log: Path, banner: str, steps: list[str]) -> None:
     followed, read, written, lost, half = Followed(log), [], 0, set(), False
 
     def write() -> None:
         nonlocal written, half
+        if not log.exists() or not log.stat().st_size:
+            add(log, banner)
         add(log, "" if half else f"{written:06} ")
         add(log, f"{'y' * 150}\n")
         written, half = written + 1, False
@@ -412,6 +601,8 @@ def test_each_line_once(tmp_path_factory: pytest.TempPathFactory, steps: list[st
             if step == "twice":
                 write()
         elif step == "part" and not half:
+            if not log.exists() or not log.stat().st_size:
+                add(log, banner)
             add(log, f"{written:06} ")
             half = True
         elif step == "rename" and log.exists() and not half:
@@ -425,7 +616,7 @@ def test_each_line_once(tmp_path_factory: pytest.TempPathFactory, steps: list[st
             Path(f"{log}.1.gz").write_bytes(gzip.compress(Path(f"{log}.1").read_bytes()))
             os.remove(f"{log}.1")
         elif step == "remove" and os.path.exists(f"{log}.1"):
-            lost |= {int(line[:6]) for line in Path(f"{log}.1").read_text().splitlines()}
+            lost |= {int(line[:6]) for line in Path(f"{log}.1").read_text().splitlines() if line[0] != "="}
             os.remove(f"{log}.1")
         elif step == "read":
             followed.read()
@@ -437,6 +628,6 @@ def test_each_line_once(tmp_path_factory: pytest.TempPathFactory, steps: list[st
     followed.read()
     read += followed.read()
     followed.files.close()
-    found = [int(line[:6]) for line in read]
+    found = [int(line[:6]) for line in read if line[0] != "="]
     assert len(found) == len(set(found))
     assert set(range(written)) - lost <= set(found)

@@ -15,6 +15,7 @@ import warnings
 import weakref
 
 import pytest
+from keep import Keep
 
 from asyncinspect_logging import AsyncInspectHandler, Inspector, annotate, current_span, install, instrument, run, span
 from asyncinspect_logging.opened import open_of
@@ -35,20 +36,6 @@ def _nothing_left():
     open_of.clear()
     current.set(None)
     assert left == ({}, None)
-
-
-class Keep(logging.Handler):
-    """Keeps lifecycle records, as "kind name"."""
-
-    accepts_spans = True
-
-    def __init__(self):
-        super().__init__()
-        self.told = []
-
-    def emit(self, record):
-        if hasattr(record, "asyncinspect"):
-            self.told.append(f"{record.asyncinspect['kind']} {record.asyncinspect.get('name')}")
 
 
 def view(inspector, name):

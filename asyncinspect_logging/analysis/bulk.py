@@ -13,31 +13,33 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
+from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final
 
 from ..catalogue import POLL_COUNT_BOUNDS
 from ..fields import FieldPolicy
 from ..placing import MAX_OVER, UNNUMBERED, Placing
-from ..states import TaskState
 from ..steps import pack
 from ..telling import Telling, read, read_slow
 from ..told import ToldSpan
 from ..totals import Folded
-from .decoding import Record, line_decoder
+from .decoding import Begin, Enter, Exit, Line, More, Resume, Spawn, Wake, decoded, payload_in
 
 if TYPE_CHECKING:
     from ..books import Books
 
 __all__ = ["Bulk", "Open", "unfold"]
 
-_BASE: Final = re.compile(r"[0-9a-f]{8}")
+_BASE: Final = re.compile(r"(?!0{8})[0-9a-f]{8}")
 _NO_ID: Final = "0" * 16
 _NO_TRACE: Final = "0" * 32
 _POLL_BOUNDS: Final = list(POLL_COUNT_BOUNDS)
+#: The buckets of the poll counts that most spans have.
+_FEW: Final = 100
+_BUCKETS: Final = tuple(bisect_left(_POLL_BOUNDS, polls) for polls in range(_FEW))
 _SUMMING: Final = pack([(1, 1)]) - 1  # see `totals`
 _MAX_MORE: Final = 16
 _MAX_PACKED: Final = 10_000
-_INVALID: Final = -1
 
 
 class Open:
@@ -45,48 +47,48 @@ class Open:
 
     __slots__ = ("enter", "last", "more", "name", "polls", "spawn", "trace", "wakes")
 
-    def __init__(self, spawn: Record | None, enter: Record) -> None:
+    def __init__(self, spawn: Spawn | None, enter: Enter) -> None:
         self.spawn, self.enter = spawn, enter
         self.name = (spawn or enter).name
-        self.trace = enter.trace or (spawn and spawn.trace) or ""
-        #: The last suspend or resume, and how often it was resumed and woken.
-        self.last: Record | None = None
+        self.trace = enter.trace or (spawn.trace if spawn else "")
+        #: The line of the last suspend or resume, and how often it was resumed and woken.
+        self.last: bytes | None = None
         self.polls = self.wakes = 0
-        #: Its records of kind "record".
-        self.more: list[Record] = []
+        #: The lines of its records of kind "record".
+        self.more: tuple[bytes, ...] = ()
 
 
-def telling_of(record: Record, policy: FieldPolicy) -> Telling:
-    telling = read(record.payload(), policy)
+def telling_in(line: bytes, policy: FieldPolicy) -> Telling:
+    telling = read(payload_in(line), policy)
     assert telling is not None  # or it would have gone the general way
     return telling
 
 
-def span_of(begun: Record | Open, policy: FieldPolicy) -> ToldSpan:
+def span_of(begun: Begin | Open, policy: FieldPolicy) -> ToldSpan:
     """The same span as the general way would have made."""
-    records = [begun] if isinstance(begun, Record) else [begun.spawn, begun.enter, *begun.more]
-    span: ToldSpan | None = None
-    for record in records:
-        if record is not None:
-            telling = telling_of(record, policy)
-            if span is None:
-                span = ToldSpan(telling.number, telling.name)
-            span.apply(telling)
-    assert span is not None
     if isinstance(begun, Open):
-        last = None if begun.last is None else telling_of(begun.last, policy)
+        spawn = () if begun.spawn is None else (begun.spawn.line,)
+        lines = (*spawn, begun.enter.line, *begun.more)
+    else:
+        lines = (begun.line,)
+    first, *others = (telling_in(line, policy) for line in lines)
+    span = ToldSpan(first.number, first.name)
+    for telling in (first, *others):
+        span.apply(telling)
+    if isinstance(begun, Open):
+        last = None if begun.last is None else telling_in(begun.last, policy)
         span.catch_up(begun.polls, begun.wakes, last)
     return span
 
 
-def unfold(exit: Record, policy: FieldPolicy) -> ToldSpan:
+def unfold(exit: Exit, policy: FieldPolicy) -> ToldSpan:
     """The finished span of an exit that was taken in here. Asked again, the same object."""
-    begun: Any = exit.begun
+    begun: Begin | Open | ToldSpan = exit.begun
     if isinstance(begun, ToldSpan):
         return begun
     span = span_of(begun, policy)
-    span.apply(telling_of(exit, policy))
-    exit.begun = span  # type: ignore[assignment]
+    span.apply(telling_in(exit.line, policy))
+    exit.begun = span
     return span
 
 
@@ -101,12 +103,12 @@ class Bulk:
         self.limit = limit
         #: Records that were later than the limit.
         self.later = 0
-        self._begun: dict[str, Record | Open] = {}
+        self._begun: dict[str, Begin | Open] = {}
         # By id, the place among the retained tasks, counted from the first that there ever was; -1: not retained.
         self._ended: dict[str, int] = {}
         # The process whose record came last.
         self._pid, self._base = -1, ""
-        self._packed: dict[Any, int] = {(): 0}
+        self._packed: dict[Any, tuple[int, int, bool]] = {}
         placing.bulk = self
 
     # -- the general way ---------------------------------------------------------------------------------------------
@@ -123,12 +125,13 @@ class Bulk:
         place = self._ended.pop(id, None)
         if place is not None:
             retention = self.placing.books.retention
+            retention.trim()
             place -= retention.dropped_tasks
             found: Any = retention.tasks[place] if 0 <= place < len(retention.tasks) else None
-            is_it = isinstance(found, Record) and found.id == id
+            is_it = isinstance(found, Exit) and found.id == id
             self.placing.remember(number, unfold(found, self.placing.policy) if is_it else None)
 
-    def _hand_over(self, begun: Record | Open) -> None:
+    def _hand_over(self, begun: Begin | Open) -> None:
         books, span = self.placing.books, span_of(begun, self.placing.policy)
         assert span.state is not None
         books.live[span.number] = span
@@ -145,7 +148,7 @@ class Bulk:
         for each in begun.values():
             self._hand_over(each)
 
-    def unfold(self, task: Record) -> ToldSpan:
+    def unfold(self, task: Exit) -> ToldSpan:
         """A retained task as a span."""
         return unfold(task, self.placing.policy)
 
@@ -156,9 +159,7 @@ class Bulk:
             self.hand_over(int(id, 16))
         self._ended.clear()
         retention.tasks = deque(map(self.placing.unfolded, retention.tasks))
-        retention.notes = deque(
-            retention.note_of(note) if isinstance(note, Record) else note for note in retention.notes
-        )
+        retention.notes = deque(map(retention.note_of, retention.notes))
 
     def trace_of(self, number: int) -> Any:
         """Something with the `trace` of an open span, or None."""
@@ -168,26 +169,34 @@ class Bulk:
 
     def take(self, lines: list[bytes], odd: Callable[[bytes, int], None]) -> None:
         """Take in lines. `odd` is called with those that are to go the general way, and their index."""
-        left = iter(lines)
-        count = len(lines)
+        retention = self.placing.books.retention
+        retention.payload_in = payload_in
+        if self.placing.books.readers:
+            # Who is given each task that is over is given it by the general way.
+            self.hand_over_all()
+            for index, told in enumerate(lines):
+                odd(told, index)
+            return
+        each, count = iter(lines), len(lines)
+        left = zip(each, decoded(lines), strict=True)
         while True:
             line = self._take(left)
             if line is None:
                 break
-            odd(line, count - left.__length_hint__() - 1)  # type: ignore[attr-defined]
-        self.placing.books.retention.trim()
+            odd(line, count - length_hint(each) - 1)
+        retention.trim()
         if len(self._ended) > 2 * MAX_OVER:
             # Not one by one: what is taken off the front of a dict leaves a gap that the next search walks over.
             self._ended = dict(islice(self._ended.items(), len(self._ended) - MAX_OVER, None))
 
-    def _take(self, lines: Iterator[bytes]) -> bytes | None:
+    def _take(self, lines: Iterator[tuple[bytes, Line | None]]) -> bytes | None:
         """Take in what is usual; returns the first line that is not, or None at the end."""
         placing = self.placing
         books: Books = placing.books
         retention, total_of, totals = books.retention, books.total_of, books.totals
-        begun, ended, packed = self._begun, self._ended, self._packed
+        begun, ended, packed_get, buckets = self._begun, self._ended, self._packed.get, _BUCKETS
         begun_get, begun_pop, total_get = begun.get, begun.pop, totals.get
-        decode, fromhex = line_decoder.decode, bytes.fromhex
+        fromhex = bytes.fromhex
         everything, samples, shortest_kept = retention.everything, retention.samples, retention.slow
         keep, note = retention.tasks.append, retention.notes.append
         notes_polls, notes_wakes = books.config.track_polls, books.config.track_wakes
@@ -202,102 +211,82 @@ class Bulk:
         high = seen.high if seen is not None else -2
         later = 0
         entry: Any
-        slow: Any
-        slow_waits: Any
         name: Any
         record: Any
         try:
-            for line in lines:
-                try:
-                    record = decode(line).asyncinspect
-                except Exception:
+            for line, record in lines:
+                if record is None:
                     return line
-                id = record.id
-                if record.pid != pid or id[:8] != base:
-                    if record.pid == UNNUMBERED or _BASE.match(id) is None:
+                record = record.asyncinspect
+                kind, id, of = type(record), record.id, record.pid
+                seq, wall = record.seq, record.wall
+                if of != pid or id[:8] != base:
+                    if of == UNNUMBERED or _BASE.match(id) is None:
                         return line
                     if seen is not None:
                         seen.high = high
-                    pid, base = record.pid, id[:8]
+                    pid, base = of, id[:8]
                     seen = placing.seqs_of(pid, int(base, 16))
                     high = seen.high
-                if record.seq != high + 1:
-                    if record.seq <= high or seen is None:
+                if seq != high + 1:
+                    if seq <= high or seen is None:
                         # Too late, or there already.
                         return line
                     seen.high = high
-                    seen.skip_to(record.seq)
+                    seen.skip_to(seq)
                     high = seen.high
-                wall = record.wall
                 if wall > latest:
                     if wall > limit:
                         high += 1
                         later += 1
                         continue
                     latest = wall
-                kind = record.kind
 
-                if kind == "exit":
+                if kind is Exit:
                     entry = begun_pop(id, None)
-                    outcome = record.outcome
                     self_wakes = record.self_wakes
                     max_poll = record.max_poll
+                    if entry is None:
+                        return line
+                    began_as = type(entry)
+                    duration = record.duration
                     if (
-                        entry is None
-                        or record.name is None
-                        or outcome is None
-                        or outcome == "abandoned"
-                        or max_poll >= long_step
+                        max_poll >= long_step
                         or self_wakes >= many_wakes
+                        or began_as is Spawn
+                        or (duration < 0 and not (entry.enter if began_as is Open else entry).t)
                     ):
-                        if entry is not None:
-                            begun[id] = entry
+                        begun[id] = entry
                         return line
                     polls = record.polls
                     wakes = record.wakes
-                    if entry.__class__ is Record:
-                        if entry.kind != "enter":
-                            begun[id] = entry
-                            return line
-                        began = entry.t
+                    if began_as is Enter:
                         if not polls:
                             polls = 1
+                        if duration < 0:
+                            duration = max(0, record.t - entry.t)
                     else:
-                        began = entry.enter.t
                         if entry.polls >= polls:
                             polls = entry.polls + 1
                         if entry.wakes > wakes:
                             wakes = entry.wakes
-                    duration = record.duration
-                    if duration is None:
-                        if not began:
-                            begun[id] = entry
-                            return line
-                        duration = max(0, record.t - began)
-                    slow = slow_waits = 0
-                    pairs = record.slow_polls
+                        if duration < 0:
+                            duration = max(0, record.t - entry.enter.t)
+                    slow = count = slow_waits = waits = 0
                     timed = False
+                    pairs = record.slow_polls
                     if pairs is not None:
-                        slow = packed.get(pairs)
-                        if slow is None:
-                            slow = self._pack(pairs)
-                        if slow == _INVALID:
-                            slow = 0
-                        else:
-                            timed = True
+                        slow, count, timed = packed_get(pairs) or self._pack(pairs)
                     pairs = record.slow_waits
                     if pairs is not None:
-                        slow_waits = packed.get(pairs)
-                        if slow_waits is None:
-                            slow_waits = self._pack(pairs)
-                        if slow_waits == _INVALID:
-                            slow_waits = 0
+                        slow_waits, waits, _ = packed_get(pairs) or self._pack(pairs)
 
                     # As `NameTotals.fold_finished` does where nothing was folded before.
                     name = entry.name
                     total = total_get(name) or total_of(name, again=True)
                     total.spawned += 1
                     total.driven += 1
+                    outcome = record.outcome
                     cell = total.completed if outcome == "completed" else total.outcomes[outcome]
                     cell.sum += duration
                     cell.counts[0 if duration <= shortest else bisect_left(bounds, duration)] += 1
@@ -310,14 +299,10 @@ class Bulk:
                             total.idle += duration - busy
                         if slow:
                             total.slow_polls += slow
-                            fast = polls - slow % _SUMMING
-                            if fast > 0:
-                                total.fast_polls += fast
-                        else:
-                            total.fast_polls += polls
-                        fast = wakes - slow_waits % _SUMMING if slow_waits else wakes
-                        if fast > 0:
-                            total.fast_waits += fast
+                        if polls > count:
+                            total.fast_polls += polls - count
+                        if wakes > waits:
+                            total.fast_waits += wakes - waits
                     if wakes:
                         total.wakes += wakes
                     if self_wakes:
@@ -328,16 +313,17 @@ class Bulk:
                         total.slow_waits += slow_waits
                     total.observed += 1
                     cell = total.poll_counts
-                    cell.counts[bisect_left(_POLL_BOUNDS, polls) if polls > 1 else 0] += 1
+                    cell.counts[buckets[polls] if polls < _FEW else bisect_left(_POLL_BOUNDS, polls)] += 1
                     cell.sum += polls
 
-                    record.line = line
                     if outcome != "completed":
+                        record.line = line
                         record.begun = entry
                         retention.keep(record)
                         ended[id] = place
                         place += 1
                     elif everything or duration >= shortest_kept or samples(entry):
+                        record.line = line
                         record.begun = entry
                         keep(record)
                         ended[id] = place
@@ -345,70 +331,60 @@ class Bulk:
                     else:
                         ended[id] = -1
 
-                elif kind == "enter" or kind == "spawn":
-                    name = record.name
-                    if name is None or id in ended:
+                elif kind is Enter or kind is Spawn:
+                    if id in ended:
                         return line
                     trace, parent = record.trace, record.parent
-                    digits = id if trace is None else id + trace
-                    if parent is not None:
-                        digits += parent
+                    entry = None if parent is None else begun_get(parent)
+                    if entry is not None and entry.trace == trace:
+                        # Those of its parent are as they should be.
+                        digits = id
+                    else:
+                        digits = id + trace
+                        if parent is not None:
+                            digits += parent
+                        if trace == _NO_TRACE or parent == _NO_ID:
+                            return line
                     try:
                         # Not all that it takes is written as ids are, by which they are looked up: spaces, capitals.
                         if fromhex(digits).hex() != digits:
                             return line
                     except ValueError:
                         return line
-                    if id == _NO_ID or trace == _NO_TRACE or parent == _NO_ID:
-                        return line
-                    record.line = line
                     entry = begun_get(id)
                     if entry is None:
                         if is_known is not None and is_known(int(id, 16)):
                             return line
                         begun[id] = record
+                        name = record.name
                         if name not in totals:
                             total_of(name)
-                    elif kind == "enter" and entry.__class__ is Record and entry.kind == "spawn":
+                    elif kind is Enter and type(entry) is Spawn:
                         begun[id] = Open(entry, record)
                     else:
                         return line
-
-                elif kind == "suspend" or kind == "resume" or kind == "wake":
-                    entry = begun_get(id)
-                    if entry is None:
-                        return line
-                    if entry.__class__ is Record:
-                        if entry.kind != "enter":
-                            return line
-                        entry = begun[id] = Open(None, entry)
                     record.line = line
-                    if kind == "wake":
-                        entry.wakes += 1
-                        if notes_wakes and (everything or samples(entry)):
-                            note(record)
-                    else:
-                        entry.last = record
-                        if kind == "resume":
-                            entry.polls += 1
-                        if notes_polls and (everything or samples(entry)):
-                            note(record)
-
-                elif kind == "record":
-                    entry = begun_get(id)
-                    if entry is None or record.name is None:
-                        return line
-                    if entry.__class__ is Record:
-                        if entry.kind != "enter":
-                            return line
-                        entry = begun[id] = Open(None, entry)
-                    if len(entry.more) >= _MAX_MORE:
-                        return line
-                    record.line = line
-                    entry.more.append(record)
 
                 else:
-                    return line
+                    entry = begun_get(id)
+                    if type(entry) is not Open:
+                        if type(entry) is not Enter:
+                            return line
+                        entry = begun[id] = Open(None, entry)
+                    if kind is Wake:
+                        entry.wakes += 1
+                        if notes_wakes and (everything or samples(entry)):
+                            note(line)
+                    elif kind is More:
+                        if len(entry.more) >= _MAX_MORE:
+                            return line
+                        entry.more += (line,)
+                    else:
+                        entry.last = line
+                        if kind is Resume:
+                            entry.polls += 1
+                        if notes_polls and (everything or samples(entry)):
+                            note(line)
                 high += 1
             return None
         finally:
@@ -418,14 +394,12 @@ class Bulk:
             self.latest = latest
             self.later += later
 
-    def _pack(self, pairs: Any) -> int:
-        """Counts of slow steps as `telling` reads them, remembered: there are few different ones."""
+    def _pack(self, pairs: Any) -> tuple[int, int, bool]:
+        """Counts of slow steps as `telling` reads them, their sum, and whether they could be read. They are remembered:
+        there are few different ones.
+        """
         if len(self._packed) > _MAX_PACKED:
             self._packed.clear()
-        found = read_slow(pairs)
-        packed = self._packed[pairs] = _INVALID if found is None else found
-        return packed
-
-
-def state_after(record: Telling) -> TaskState:
-    return TaskState.BLOCKED if record.kind == "suspend" else TaskState.RUNNING
+        packed = read_slow(pairs)
+        found = self._packed[pairs] = (0, 0, False) if packed is None else (packed, packed % _SUMMING, True)
+        return found

@@ -5,52 +5,30 @@ from __future__ import annotations
 import difflib
 import math
 import random
-from array import array
-from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
 from statistics import fmean, median
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from ..errors import ConfigError
-from ..snapshot import Histogram, NameView, Snapshot, TaskView
-from .bootstrap import ENOUGH, Evidence, Pair, Sample, at_equal_speed, moderate, stolen
-from .quantiles import histogram_quantile, quantile
+from ..snapshot import Histogram, NameView, Snapshot
+from ..streams import TaskStream
+from .bootstrap import Evidence, Pair, at_equal_speed, moderate, stolen
+from .compare_text import count, described, label, seconds, text_of, untold
+from .quantiles import MoreThan, histogram_quantile, quantile
 from .repeats import FEWEST_RUNS, Repeats
-from .thresholds import COUNTS, QUANTILES, Condition, parse_condition
+from .runs import DEADLOCK, RESERVOIR, Edge, Run
+from .thresholds import COUNTS, QUANTILES, Condition, parse_condition, quantile_of
 
 __all__ = ["RESERVOIR", "Change", "Comparison", "Edge", "Ratio", "TaskStream", "Verdict", "compare"]
 
-#: Durations kept of each name, chosen at random among all (J. S. Vitter, "Random sampling with a reservoir", 1985).
-RESERVOIR: Final = 4096
-#: Names, and spans remembered by their id for their children to be told whose they are.
-MAX_NAMES: Final = 1000
-MAX_REMEMBERED: Final = 50_000
-MAX_EDGES: Final = 10_000
-_MAX_SHOWN: Final = 40
-#: Durations kept of a name in each process, and how many such samples there may be.
-PROCESS_RESERVOIR: Final = 512
-MAX_PROCESS_SAMPLES: Final = 4000
 #: Other names by which the speed of the machine in a run is told, at least.
 _FEWEST_NAMES: Final = 3
-#: A process has these bits in common in all ids of its spans.
-_BASE_DIGITS: Final = 8
-
-#: Parent's name and child's, and how they belong together: "spawn", or "await" where one waited for the other.
-Edge = tuple[str, str, str]
 _Key = TypeVar("_Key")
 
 
-class TaskStream(Protocol):
-    """Tasks, each once it has ended, and afterwards the totals."""
-
-    def __iter__(self) -> Iterator[TaskView]: ...
-
-    def rest(self) -> Snapshot: ...
-
-
 class Ratio(NamedTuple):
-    """A quantile of the durations of completed spans, in seconds, and what is known of after / before.
+    """A quantile of the durations of completed spans, in seconds, and what is known of after / before. Of histograms,
+    `before` and `after` may be no more than a bound that it is above (`quantiles.MoreThan`).
 
     `value` is after / before, `low` and `high` bound it; None where the samples are too small to say. `at_equal_speed`
     says that the machine's own speed, as other names told it, was taken out of it. `change` is "slower" or "faster"
@@ -84,155 +62,12 @@ class Verdict(NamedTuple):
     message: str
 
 
-class _Kept:
-    """A reservoir of (start, duration), both in seconds."""
-
-    __slots__ = ("_size", "_source", "durations", "seen", "starts")
-
-    def __init__(self, name: str, size: int) -> None:
-        self.starts, self.durations, self.seen = array("d"), array("d"), 0
-        self._source = random.Random(name.encode("utf-8", "surrogatepass"))
-        self._size = size
-
-    def add(self, start: float, duration: float) -> None:
-        self.seen += 1
-        if len(self.starts) < self._size:
-            self.starts.append(start)
-            self.durations.append(duration)
-            return
-        place = self._source.randrange(self.seen)
-        if place < self._size:
-            self.starts[place], self.durations[place] = start, duration
-
-
-class _Run:
-    """What is kept of one side."""
-
-    def __init__(self, source: Snapshot | TaskStream) -> None:
-        self.kept: dict[str, _Kept] = {}
-        # The same by process and name; and from when to when there was the process.
-        self._processes: dict[str, dict[str, _Kept]] = {}
-        self._spans: dict[str, tuple[float, float]] = {}
-        self._process_samples = 0
-        self.edges: Counter[Edge] = Counter()
-        self._names: OrderedDict[str, str] = OrderedDict()
-        self._waiting: OrderedDict[str, Counter[tuple[str, str]]] = OrderedDict()
-        if isinstance(source, Snapshot):
-            self._read(source.tasks)
-            rest = source
-        elif callable(getattr(source, "rest", None)):
-            self._read(source)
-            rest = source.rest()
-        else:
-            raise ConfigError(
-                f"{type(source).__name__} cannot be compared; give a Snapshot, as of inspector.snapshot(), or LogTasks"
-            )
-        self.names: Mapping[str, NameView] = rest.names
-        #: Whether records are missing, or could not be read, so that counts are lower bounds.
-        self.partial = any(rest.dropped.get(reason) for reason in ("gap", "malformed"))
-        self.findings = Counter({(kind, name): count for (kind, name), count in rest.lints.items() if count})
-        for finding in rest.findings:
-            if (finding.kind, finding.name) not in rest.lints:
-                self.findings[finding.kind, finding.name] += 1
-
-    def _read(self, tasks: Iterable[TaskView]) -> None:
-        for task in tasks:
-            # As the inspector counts it: names beyond its limit are one.
-            name = task.name
-            if task.outcome == "completed" and task.duration is not None:
-                if name not in self.kept and len(self.kept) >= MAX_NAMES:
-                    continue
-                kept = self.kept.get(name)
-                if kept is None:
-                    kept = self.kept[name] = _Kept(name, RESERVOIR)
-                kept.add(task.started_at, task.duration)
-                self._add_to_process(task.id[:_BASE_DIGITS], name, task.started_at, task.duration)
-            self._connect(task)
-
-    def _add_to_process(self, process: str, name: str, start: float, duration: float) -> None:
-        kept = self._processes.get(process, {}).get(name)
-        if kept is None:
-            if self._process_samples >= MAX_PROCESS_SAMPLES:
-                return
-            self._process_samples += 1
-            kept = self._processes.setdefault(process, {})[name] = _Kept(name, PROCESS_RESERVOIR)
-        kept.add(start, duration)
-        first, last = self._spans.get(process, (start, start))
-        self._spans[process] = min(first, start), max(last, start + duration)
-
-    def _runs(self) -> list[list[str]]:
-        """The processes of each run. Those that were there at the same time, such as the workers of a server, are of
-        one: what was special about that time, all of them had.
-        """
-        runs: list[list[str]] = []
-        end = -math.inf
-        for process, (first, last) in sorted(self._spans.items(), key=lambda item: item[1]):
-            if first > end:
-                runs.append([])
-            runs[-1].append(process)
-            end = max(end, last)
-        return runs
-
-    @cached_property
-    def runs(self) -> list[dict[str, list[float]]]:
-        """The durations of each run by name, in order."""
-        found = []
-        for run in self._runs():
-            names: dict[str, list[float]] = {}
-            for process in run:
-                for name, kept in self._processes[process].items():
-                    names.setdefault(name, []).extend(kept.durations)
-            found.append({name: sorted(durations) for name, durations in names.items()})
-        return found
-
-    def levels(self, name: str, q: float) -> dict[int, float]:
-        """By run, the logarithm of the q-quantile of a name, where there are samples enough."""
-        return {
-            index: math.log(max(quantile(names[name], q), 1e-9))
-            for index, names in enumerate(self.runs)
-            if name in names and len(names[name]) * min(q, 1 - q) >= ENOUGH
-        }
-
-    def _connect(self, task: TaskView) -> None:
-        names = self._names
-        names[task.id] = task.name
-        if len(names) > MAX_REMEMBERED:
-            names.popitem(last=False)
-        for (child, how), count in self._waiting.pop(task.id, {}).items():
-            self._edge(task.name, child, how, count)
-        if task.parent_id is not None:
-            self._belongs(task.parent_id, task.name, "spawn")
-        for other in task.awaiting:
-            if other in names:
-                self._edge(task.name, names[other], "await", 1)
-
-    def _belongs(self, parent: str, child: str, how: str) -> None:
-        if parent in self._names:
-            self._edge(self._names[parent], child, how, 1)
-            return
-        # A child ends before its parent does, and is told of first.
-        self._waiting.setdefault(parent, Counter())[child, how] += 1
-        if len(self._waiting) > MAX_REMEMBERED:
-            self._waiting.popitem(last=False)
-
-    def _edge(self, parent: str, child: str, how: str, count: int) -> None:
-        edge = (parent, child, how)
-        if edge in self.edges or len(self.edges) < MAX_EDGES:
-            self.edges[edge] += count
-
-    def sample(self, name: str) -> Sample | None:
-        """The durations of a name, if they are all there or a fair choice of all."""
-        kept, view = self.kept.get(name), self.names.get(name)
-        if kept is None or view is None or kept.seen < view.completed:
-            return None
-        return Sample.of(zip(kept.starts, kept.durations, strict=True))
-
-
 def _family(edges: Iterable[Edge]) -> dict[str, set[str]]:
     """By name, the names that it is inside of, or that are inside of it, at any depth."""
     below: dict[str, set[str]] = {}
-    for parent, child, _ in edges:
-        below.setdefault(parent, set()).add(child)
+    for parent, child, kind in edges:
+        if kind in ("spawned", "awaited"):
+            below.setdefault(parent, set()).add(child)
     family: dict[str, set[str]] = {}
     for name in below:
         found: set[str] = set()
@@ -248,24 +83,39 @@ def _family(edges: Iterable[Edge]) -> dict[str, set[str]]:
     return family
 
 
+def _new_edges(before: Run, after: Run) -> tuple[Edge, ...] | None:
+    if not before.whole:
+        return None
+    return tuple(sorted(e for e in after.edges - before.edges if before.steps or e[2] == "spawned"))
+
+
+def _new_findings(before: Run, after: Run) -> tuple[tuple[str, str], ...]:
+    found = after.findings.keys() - before.findings.keys()
+    nameless = (DEADLOCK, "") in before.findings or (DEADLOCK, "") in found
+    if nameless and any(kind == DEADLOCK for kind, _ in before.findings):
+        found = {each for each in found if each[0] != DEADLOCK}
+    return tuple(sorted(found))
+
+
 class Comparison:
     """Two runs, compared; made by `compare`.
 
     `changes` has every name, those of most spans first; `new_names`, `gone_names`, `new_edges`, `gone_edges`,
-    `new_findings` and `gone_findings` (pairs of kind and name) are what only one of the two has. `machine` is by how
+    `new_findings` and `gone_findings` (pairs of kind and name) are what only one of the two has. Edges are None where
+    the other side has not all its tasks, as a page of metrics has none; where a side has no step records, only those of
+    the kind "spawned" are compared. `machine` is by how
     much the names that follow the machine's speed were slower after than before, 1.0 where that is not known.
     """
 
-    def __init__(self, before: _Run, after: _Run, confidence: float, seed: int) -> None:
+    def __init__(self, before: Run, after: Run, confidence: float, seed: int) -> None:
         self.confidence = confidence
         self._seed = seed
-        self._evidence: dict[str, dict[str, Evidence | Repeats]] = {}
+        # By quantile and name.
+        self._evidence: dict[float, dict[str, Evidence | Repeats]] = {}
         self.new_names = tuple(sorted(after.names.keys() - before.names.keys()))
         self.gone_names = tuple(sorted(before.names.keys() - after.names.keys()))
-        self.new_edges = tuple(sorted(after.edges.keys() - before.edges.keys()))
-        self.gone_edges = tuple(sorted(before.edges.keys() - after.edges.keys()))
-        self.new_findings = tuple(sorted(after.findings.keys() - before.findings.keys()))
-        self.gone_findings = tuple(sorted(before.findings.keys() - after.findings.keys()))
+        self.new_edges, self.gone_edges = _new_edges(before, after), _new_edges(after, before)
+        self.new_findings, self.gone_findings = _new_findings(before, after), _new_findings(after, before)
         self._before, self._after = before, after
         pairs: dict[str, Pair] = {}
         for name in before.names.keys() & after.names.keys():
@@ -293,13 +143,13 @@ class Comparison:
             return sum(run.names[name].spawned for run in (self._before, self._after) if name in run.names)
 
         ordered = sorted(names, key=lambda name: (-spans(name), name))
-        shown = self._shown([(name, which) for name in ordered for which in QUANTILES])
+        shown = self._shown([(name, q) for name in ordered for q in QUANTILES.values()])
         for name in ordered:
             yield Change(
                 name,
                 self._before.names.get(name),
                 self._after.names.get(name),
-                {which: self._ratio(name, which, shown.get((name, which))) for which in QUANTILES},
+                {which: self._ratio(name, q, shown.get((name, q))) for which, q in QUANTILES.items()},
             )
 
     def _repeats(self, names: Iterable[str], q: float) -> dict[str, Repeats]:
@@ -324,36 +174,32 @@ class Comparison:
             found[name] = Repeats(list(before.values()), list(after.values()), speeds)
         return found
 
-    def _find(self, name: str, which: str) -> Evidence | Repeats | None:
+    def _find(self, name: str, q: float) -> Evidence | Repeats | None:
         """What is known of a ratio; None where that is too little."""
-        if which not in self._evidence and self._repeated:
-            self._evidence[which] = dict(self._repeats(self._speeds, QUANTILES[which]))
-        elif which not in self._evidence:
-            q = QUANTILES[which]
-            found = {
-                each: Evidence(pairs, q, f"{self._seed}/{each}/{which}") for each, (pairs, _) in self._speeds.items()
-            }
+        if q not in self._evidence and self._repeated:
+            self._evidence[q] = dict(self._repeats(self._speeds, q))
+        elif q not in self._evidence:
+            found = {each: Evidence(pairs, q, f"{self._seed}/{each}/{q}") for each, (pairs, _) in self._speeds.items()}
             known = {each: evidence for each, evidence in found.items() if evidence.enough}
-            self._evidence[which] = dict(known)
+            self._evidence[q] = dict(known)
             moderate({each: (evidence, self._speeds[each][1]) for each, evidence in known.items()}, q, self._stolen)
-        return self._evidence[which].get(name)
+        return self._evidence[q].get(name)
 
-    def _shown(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    def _shown(self, keys: Sequence[tuple[str, float]]) -> dict[tuple[str, float], str]:
         """Which ratios are shown to be above or below 1, all of them together."""
-        chances: dict[tuple[str, str], tuple[float, str]] = {}
-        for name, which in keys:
-            evidence = self._find(name, which)
+        chances: dict[tuple[str, float], tuple[float, str]] = {}
+        for name, q in keys:
+            evidence = self._find(name, q)
             if evidence is not None:
                 slower, faster = evidence.chance(1.0), evidence.chance(1.0, above=False)
                 # Twice, for there are two sides.
-                chances[name, which] = (2 * slower, "slower") if slower < faster else (2 * faster, "faster")
+                chances[name, q] = (2 * slower, "slower") if slower < faster else (2 * faster, "faster")
         sure = _holm({key: chance for key, (chance, _) in chances.items()}, 1 - self.confidence)
         return {key: chances[key][1] for key in sure}
 
-    def _ratio(self, name: str, which: str, change: str | None) -> Ratio:
-        q = QUANTILES[which]
+    def _ratio(self, name: str, q: float, change: str | None) -> Ratio:
         levels = [self._level(run, name, q) for run in (self._before, self._after)]
-        evidence = self._find(name, which)
+        evidence = self._find(name, q)
         if evidence is None:
             return Ratio(levels[0], levels[1], None, None, None, False, None)
         low, high = evidence.interval(self.confidence)
@@ -361,14 +207,16 @@ class Comparison:
         return Ratio(levels[0], levels[1], evidence.value, low, high, equal, change)
 
     @staticmethod
-    def _level(run: _Run, name: str, q: float) -> float | None:
+    def _level(run: Run, name: str, q: float) -> float | None:
         kept, view = run.kept.get(name), run.names.get(name)
         if view is None or not view.completed:
             return None
         if kept is not None and kept.seen >= view.completed:
             return quantile(sorted(kept.durations), q)
         histogram: Histogram | None = view.durations.get("completed")
-        return None if histogram is None else histogram_quantile(histogram, q)
+        told = math.nan if histogram is None else histogram_quantile(histogram, q)
+        # Nothing is known where the bounds of several processes have none in common, or a page has the count alone.
+        return None if math.isnan(told) else told
 
     # -- conditions --------------------------------------------------------------------------------------------------
 
@@ -391,9 +239,10 @@ class Comparison:
         verdicts: list[Verdict] = []
         for given in conditions:
             condition = given if isinstance(given, Condition) else parse_condition(given)
-            if condition.measure in QUANTILES:
+            q = quantile_of(condition.measure)
+            if q is not None:
                 nothing = Verdict(condition.text, condition.name, None, "no span to compare")
-                verdicts += list(self._judge_quantile(condition)) or [nothing]
+                verdicts += list(self._judge_quantile(condition, q)) or [nothing]
             elif condition.measure in COUNTS:
                 verdicts.append(self._judge_count(condition))
             else:
@@ -410,24 +259,29 @@ class Comparison:
             raise ConfigError(f"condition {condition.text!r}: no span is called {condition.name!r} in either run{hint}")
         return [condition.name]
 
-    def _judge_quantile(self, condition: Condition) -> Iterator[Verdict]:
+    def _judge_quantile(self, condition: Condition, q: float) -> Iterator[Verdict]:
         text, which = condition.text, condition.measure
-        ratios = {change.name: change.quantiles[which] for change in self.changes}
-        names = [name for name in self._names_of(condition) if ratios[name].after is not None]
+        shown = {change.name: change.quantiles for change in self.changes}
+        ratios = {name: shown[name].get(which) or self._ratio(name, q, None) for name in self._names_of(condition)}
+        names = [name for name, ratio in ratios.items() if ratio.after is not None]
         if condition.unit == "s":
             for name in names:
                 after = ratios[name].after
                 assert after is not None
-                yield Verdict(text, name, condition.holds(after), f"{name}: {which} is {_seconds(after)} after")
+                failed: bool | None = condition.holds(after)
+                if isinstance(after, MoreThan):
+                    # It may be above a bound that is higher, and is above any other.
+                    failed = None if condition.bound > after else condition.above
+                yield Verdict(text, name, failed, f"{name}: {which} is {seconds(after)} after")
             return
-        known = {name: evidence for name in names if (evidence := self._find(name, which)) is not None}
+        known = {name: evidence for name in names if (evidence := self._find(name, q)) is not None}
         sure = _holm(
             {name: evidence.chance(condition.bound, above=condition.above) for name, evidence in known.items()},
             1 - self.confidence,
         )
         for name in names:
             if name in known:
-                yield Verdict(text, name, name in sure, f"{name}: {which} {_described(ratios[name])}")
+                yield Verdict(text, name, name in sure, f"{name}: {which} {described(ratios[name])}")
             elif name in self._before.names:
                 message = f"{name}: the samples are too small to compare {which}, or not all kept"
                 yield Verdict(text, name, None, message)
@@ -435,7 +289,7 @@ class Comparison:
     def _judge_count(self, condition: Condition) -> Verdict:
         names = self._names_of(condition)
         before, after = (
-            sum(_count(run.names[name], condition.measure) for name in names if name in run.names)
+            sum(count(run.names[name], condition.measure) for name in names if name in run.names)
             for run in (self._before, self._after)
         )
         what = f"{condition.measure} {before:,} -> {after:,}"
@@ -467,15 +321,26 @@ class Comparison:
         return Verdict(condition.text, condition.name, shown, subject)
 
     def _judge_list(self, condition: Condition) -> Verdict:
-        found: Sequence[Any] = getattr(self, condition.measure.replace(" ", "_"))
-        shown = ", ".join(_label(each) for each in found[:5]) + (", …" if len(found) > 5 else "")
+        word, what = condition.measure.split()
+        found: Sequence[Any] | None = getattr(self, f"{word}_{what}")
+        one, other = (self._before, self._after) if word == "new" else (self._after, self._before)
+        if found is None:
+            return Verdict(condition.text, None, None, untold(word))
+        shown = ", ".join(label(each) for each in found[:5]) + (", …" if len(found) > 5 else "")
         message = f"{len(found)} {condition.measure}" + (f": {shown}" if found else "")
-        return Verdict(condition.text, None, condition.holds(len(found)), message)
+        holds = condition.holds(len(found))
+        # There may be more than those that were found.
+        least = other.partial or (what == "edges" and not (other.whole and one.steps == other.steps))
+        if least and holds is not condition.above:
+            return Verdict(condition.text, None, None, f"{message}, at least: not all is known")
+        return Verdict(condition.text, None, holds, message)
 
     # -- out ---------------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON. Times are in seconds."""
+        """Plain values, for JSON. Times are in seconds. `more_than` of a quantile lists the runs ("before", "after") of
+        which no more is known than that it is above the value that is given.
+        """
         return {
             "confidence": self.confidence,
             "machine": self.machine,
@@ -484,43 +349,25 @@ class Comparison:
                     "name": change.name,
                     "before": _counts(change.before),
                     "after": _counts(change.after),
-                    **{which: ratio._asdict() for which, ratio in change.quantiles.items()},
+                    **{which: _plain(ratio) for which, ratio in change.quantiles.items()},
                 }
                 for change in self.changes
             ],
             "new": {
                 "names": list(self.new_names),
-                "edges": [list(edge) for edge in self.new_edges],
+                "edges": _lists(self.new_edges),
                 "findings": [list(finding) for finding in self.new_findings],
             },
             "gone": {
                 "names": list(self.gone_names),
-                "edges": [list(edge) for edge in self.gone_edges],
+                "edges": _lists(self.gone_edges),
                 "findings": [list(finding) for finding in self.gone_findings],
             },
         }
 
     def render(self) -> str:
         """As text: what differs first, then every name."""
-        lines: list[str] = []
-        for word in ("new", "gone"):
-            for what in ("names", "edges", "findings"):
-                found: Sequence[Any] = getattr(self, f"{word}_{what}")
-                lines += [f"{word} {what.removesuffix('s')}: {_label(each)}" for each in found[:_MAX_SHOWN]]
-                if len(found) > _MAX_SHOWN:
-                    lines.append(f"… and {len(found) - _MAX_SHOWN} more {word} {what}")
-        if abs(self.machine - 1) > 0.05:
-            how, factor = ("slower", self.machine) if self.machine > 1 else ("faster", 1 / self.machine)
-            lines.append(
-                f"the machine, or all of the program, was {factor:.2f}x {how}; ratios marked = are without that"
-            )
-        for change in self.changes[:_MAX_SHOWN]:
-            lines.append(f"{_shown_name(change.name)}: {_outcomes(change)}")
-            known = {which: ratio for which, ratio in change.quantiles.items() if ratio.before or ratio.after}
-            lines += [f"  {which} {_described(ratio)}" for which, ratio in known.items()]
-        if len(self.changes) > _MAX_SHOWN:
-            lines.append(f"… and {len(self.changes) - _MAX_SHOWN} more names")
-        return "\n".join(lines)
+        return text_of(self)
 
     __str__ = render
 
@@ -543,7 +390,7 @@ def compare(
         raise ConfigError(f"confidence={confidence!r} is not above 0.5 and below 1; write 0.99")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise ConfigError(f"seed={seed!r} is not a whole number; write 0")
-    return Comparison(_Run(before), _Run(after), float(confidence), seed)
+    return Comparison(Run(before), Run(after), float(confidence), seed)
 
 
 def _holm(chances: Mapping[_Key, float], alpha: float) -> set[_Key]:
@@ -556,52 +403,14 @@ def _holm(chances: Mapping[_Key, float], alpha: float) -> set[_Key]:
     return sure
 
 
-def _count(view: NameView, measure: str) -> int:
-    found: int = view.spawned if measure == "count" else getattr(view, measure)
-    return found
-
-
 def _counts(view: NameView | None) -> dict[str, int] | None:
-    return None if view is None else {measure: _count(view, measure) for measure in COUNTS}
+    return None if view is None else {measure: count(view, measure) for measure in COUNTS}
 
 
-def _seconds(value: float | None) -> str:
-    if value is None:
-        return "–"
-    for unit, factor in (("s", 1.0), ("ms", 1e-3)):
-        if value >= factor:
-            return f"{value / factor:.3g} {unit}"
-    return f"{value * 1e6:.3g} µs"
+def _plain(ratio: Ratio) -> dict[str, Any]:
+    sides = [side for side in ("before", "after") if isinstance(getattr(ratio, side), MoreThan)]
+    return ratio._asdict() | {"more_than": sides}
 
 
-def _described(ratio: Ratio) -> str:
-    text = f"{_seconds(ratio.before)} -> {_seconds(ratio.after)}"
-    if ratio.before is None or ratio.after is None:
-        return text
-    if ratio.value is None:
-        return f"{text}: too few samples to say"
-    mark = "=" if ratio.at_equal_speed else ""
-    text += f": {mark}{ratio.value:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}]"
-    return f"{text} {ratio.change}" if ratio.change else text
-
-
-def _outcomes(change: Change) -> str:
-    parts = []
-    for measure in COUNTS:
-        before, after = (0 if view is None else _count(view, measure) for view in (change.before, change.after))
-        if before or after:
-            word = "spans" if measure == "count" else measure
-            parts.append(f"{before:,} {word}" if before == after else f"{before:,} -> {after:,} {word}")
-    return ", ".join(parts) or "no spans"
-
-
-def _shown_name(name: str) -> str:
-    return name if name.isprintable() else repr(name)
-
-
-def _label(each: Any) -> str:
-    if isinstance(each, str):
-        return _shown_name(each)
-    if len(each) == 3:
-        return f"{_shown_name(each[0])} -> {_shown_name(each[1])} ({each[2]})"
-    return f"{each[0]} in {_shown_name(each[1])}"
+def _lists(edges: Iterable[Edge] | None) -> list[list[str]] | None:
+    return None if edges is None else [list(edge) for edge in edges]

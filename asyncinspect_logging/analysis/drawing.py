@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ..snapshot import Histogram
+from .quantiles import MoreThan
 
 __all__ = ["bar", "columns", "distribution", "duration", "ladder", "shown"]
 
@@ -24,7 +25,9 @@ def shown(text: str, limit: int = 60) -> str:
 
 
 def duration(seconds: float | None, *, ascii: bool = False) -> str:
-    """Three digits and a unit; "-" for what is not known."""
+    """Three digits and a unit; "-" for what is not known, and "> 10.0 s" for what is `MoreThan` that."""
+    if isinstance(seconds, MoreThan):
+        return f"> {duration(float(seconds), ascii=ascii)}"
     if seconds is None or math.isnan(seconds):
         return "-"
     for size, unit in _UNITS:

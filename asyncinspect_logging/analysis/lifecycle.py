@@ -10,11 +10,11 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from ..records import flaw_of
+from ..records import STEP_KINDS, flaw_of
 from ..snapshot import TaskView
 from .timeline import HELD, Met, Source, Times, tasks_of, times_of, uses_of
 
-__all__ = ["KINDS", "MAX_FLAWS", "Flaw", "check", "check_payloads"]
+__all__ = ["KINDS", "MAX_FLAWS", "Flaw", "Records", "check", "check_payloads"]
 
 #: Flaws that are listed, unless told otherwise.
 MAX_FLAWS: Final = 1000
@@ -245,31 +245,37 @@ class _Told:
 
     def __init__(self) -> None:
         self.name = ""
-        #: Of spawn, enter and exit, the time (ns) by seq: there should be one of each.
-        self.times: dict[str, dict[int, int]] = {"spawn": {}, "enter": {}, "exit": {}}
+        #: Of spawn, enter and exit, as far as they were told, the time (ns) by seq: there should be one of each.
+        self.times: dict[str, dict[int, int]] = {}
         self.resumes = 0
         #: Seq, time (ns) and kind of the step with the highest seq.
-        self.last_step = (-1, 0, "")
+        self.last_step = _NO_STEP
         #: Whether its exit says that nobody saw its steps.
         self.stepless = False
 
     @property
     def complete(self) -> bool:
-        return bool(self.times["exit"] and (self.times["enter"] or self.times["spawn"]))
+        return "exit" in self.times and ("enter" in self.times or "spawn" in self.times)
 
-    def take(self, payload: Mapping[str, Any]) -> None:
-        kind, seq, t = payload["kind"], int(payload["seq"]), int(payload["t"])
-        self.name = self.name or str(payload.get("name", ""))
-        times = self.times.get(kind)
-        # Three tell of it as well as a thousand.
-        if times is not None and len(times) < 3:
-            times.setdefault(seq, t)
-        if kind == "exit":
-            self.stepless = payload.get("polls") == 1 and not payload.get("max_poll") and "slow_polls" not in payload
-        elif kind in _STEPS:
+    def take(self, kind: str, seq: int, t: int, name: str, stepless: bool) -> None:
+        self.name = self.name or name
+        if kind in _STEPS:
             self.resumes += kind == "resume"
             if seq > self.last_step[0]:
                 self.last_step = seq, t, kind
+        elif kind in _ENDS:
+            times = self.times.get(kind)
+            if times is None:
+                self.times[kind] = {seq: t}
+            elif len(times) < 3:
+                # Three tell of it as well as a thousand.
+                times.setdefault(seq, t)
+            if kind == "exit":
+                self.stepless = stepless
+
+
+_NO_STEP: Final = (-1, 0, "")
+_ENDS: Final = frozenset({"spawn", "enter", "exit"})
 
 
 def check_payloads(payloads: Iterable[Mapping[str, Any]], *, limit: int = MAX_FLAWS) -> list[Flaw]:
@@ -280,18 +286,16 @@ def check_payloads(payloads: Iterable[Mapping[str, Any]], *, limit: int = MAX_FL
     The same record again, by its seq, is no flaw: logs are shipped twice. What was said of a span is judged when
     100,000 others have ended after it, or in the end.
     """
-    making = _Records(limit)
+    making = Records(limit)
     for payload in payloads:
-        try:
-            if flaw_of(payload) is None:
-                making.take(payload)
-        except (AttributeError, TypeError):
-            continue
+        making.take(payload)
     return making.done()
 
 
-class _Records:
-    def __init__(self, limit: int) -> None:
+class Records:
+    """`check_payloads` for payloads that come one by one."""
+
+    def __init__(self, limit: int = MAX_FLAWS) -> None:
         self.flaws = _Flaws(limit)
         self.over: OrderedDict[str, _Told] = OrderedDict()
         self.incomplete: OrderedDict[str, _Told] = OrderedDict()
@@ -299,15 +303,37 @@ class _Records:
         self.forgot = False
 
     def take(self, payload: Mapping[str, Any]) -> None:
-        id = payload["id"].lower()
-        told = self.over.get(id) or self.incomplete.get(id)
+        try:
+            if flaw_of(payload) is None:
+                self._take(payload)
+        except (AttributeError, TypeError):
+            pass
+
+    def _take(self, payload: Mapping[str, Any]) -> None:
+        stepless = payload.get("polls") == 1 and not payload.get("max_poll") and payload.get("slow_polls") is None
+        self.note(
+            payload["id"].lower(),
+            payload["kind"],
+            int(payload["seq"]),
+            int(payload["t"]),
+            "" if payload["kind"] in STEP_KINDS else str(payload["name"]),
+            stepless=stepless,
+        )
+
+    def note(self, id: str, kind: str, seq: int, t: int, name: str = "", *, stepless: bool = False) -> None:
+        """A record without a flaw; the id in small letters. `stepless`: of an exit, that it knows of no steps."""
+        told = self.over.get(id)
+        if told is not None:
+            told.take(kind, seq, t, name, stepless)
+            return
+        told = self.incomplete.get(id)
         if told is None:
             told = self.incomplete[id] = _Told()
             if len(self.incomplete) > _MAX_KNOWN:
                 self.forgot = True
                 self._judge(*self.incomplete.popitem(last=False))
-        told.take(payload)
-        if told.complete and id in self.incomplete:
+        told.take(kind, seq, t, name, stepless)
+        if kind in _ENDS and told.complete:
             self.over[id] = self.incomplete.pop(id)
             if len(self.over) > _MAX_KNOWN:
                 self._judge(*self.over.popitem(last=False))
@@ -320,13 +346,14 @@ class _Records:
 
     def _judge(self, id: str, told: _Told) -> None:
         name = told.name or id
-        spawned, entered, left = (_first(told.times[kind]) for kind in ("spawn", "enter", "exit"))
+        times = told.times
+        spawned, entered, left = (_first(times.get(kind)) for kind in ("spawn", "enter", "exit"))
 
         def add(kind: str, message: str) -> None:
             self.flaws.add(kind, told.name, (id,), message)
 
         for kind in ("enter", "exit"):
-            seqs = sorted(told.times[kind])
+            seqs = sorted(times.get(kind, ()))
             if len(seqs) > 1:
                 did = "entered" if kind == "enter" else "left"
                 add(f"double_{kind}", f"{name} was {did} more than once: records {', '.join(map(str, seqs))}")
@@ -346,5 +373,5 @@ class _Records:
             add("steps_without_driver", f"{name} was resumed {told.resumes} times, and its exit has one poll, unseen")
 
 
-def _first(times: dict[int, int]) -> tuple[int, int] | None:
+def _first(times: dict[int, int] | None) -> tuple[int, int] | None:
     return min(times.items()) if times else None

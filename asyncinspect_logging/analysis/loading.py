@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ..snapshot import Snapshot, TaskView
-from .files import LogFileError, Source, sources
+from .files import LogFileError, Source, sources, unpacked
 from .pages import fetch_page, is_address, is_page, read_page
 
 if TYPE_CHECKING:
-    from ..exporters.source import TaskStream
+    from ..streams import TaskStream
     from .rules import Rules
 
 __all__ = ["LoadError", "load"]
@@ -23,7 +22,6 @@ __all__ = ["LoadError", "load"]
 #: Bytes looked at to tell what a file is.
 _HEAD: Final = 4096
 _EXPORT: Final = re.compile(rb'\s*\{\s*"format"\s*:\s*"asyncinspect_logging snapshot"')
-_PACKED: Final = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
 
 
 class LoadError(ValueError):
@@ -38,12 +36,13 @@ def load(
     rules: Rules | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Snapshot | TaskStream:
-    """What `where` names: as a stream of tasks (`asyncinspect_logging.exporters.source.TaskStream`) which is read when
+    """What `where` names: as a stream of tasks (`asyncinspect_logging.streams.TaskStream`) which is read when
     it is iterated, so that its length does not matter, or, of a running process, a Snapshot without tasks.
 
     where: "http://host:port", a file or a pattern, "-" for stdin, or a list of logs. Files may be compressed with gzip
         or zstd. A saved page of metrics is taken, too.
-    strict, at, rules, progress: of a log, as `asyncinspect_logging.analysis.replay.LogTasks` has them.
+    strict, at, rules: of a log, as `asyncinspect_logging.analysis.replay.LogTasks` has them.
+    progress: called now and then with the bytes done, and the bytes in all or None, of a log or an export.
 
     Raises LoadError for what cannot be that, LogFileError, FormatError or PageError for what cannot be read, and
     MissingExtraError. What is wrong further on in a file comes when the stream is read.
@@ -54,16 +53,16 @@ def load(
             _only(name, given)
             _of_logs(str(name), strict, at, rules)
             return fetch_page(str(name))
-    heads = [(source, _head(source)) for source in sources(given)]
+    heads = [(source, source.peek(_HEAD)) for source in sources(given)]
     for source, head in heads:
         kind = "an export" if _EXPORT.match(head) else "a page of metrics" if is_page(head) else ""
         if kind:
             _only(source.name, heads, kind)
             _of_logs(source.name, strict, at, rules, kind)
-            return _export(source) if kind == "an export" else _page(source)
+            return _export(source, progress) if kind == "an export" else _page(source)
     from .replay import LogTasks
 
-    stream: TaskStream = LogTasks(given, at=at, strict=strict, rules=rules, progress=progress)
+    stream: TaskStream = LogTasks([source for source, _ in heads], at=at, strict=strict, rules=rules, progress=progress)
     return stream
 
 
@@ -80,42 +79,26 @@ def _of_logs(
             raise LoadError(f"{name!r} is {kind}; {option} is for logs only")
 
 
-def _head(source: Source) -> bytes:
-    """How a file begins; b"" where it could not be read again from there, and so must be a log."""
-    if source.name == "-":
-        stream: Any = sys.stdin.buffer
-        # What comes compressed through a pipe is a log. (A stream without `peek` is one that stands in for stdin.)
-        if hasattr(stream, "peek"):
-            return bytes(stream.peek(_HEAD)[:_HEAD])
-        found = stream.read(_HEAD) if stream.seekable() else b""
-        stream.seek(-len(found), os.SEEK_CUR)
-        return bytes(found)
-    if source.size is None:
-        return b""
-    batch = next(iter(Source(source.name).batches()), None)
-    return b"\n".join(batch.lines[:10])[:_HEAD] if batch else b""
-
-
 def _page(source: Source) -> Snapshot:
     return read_page(b"".join(_bytes(source)), source.name)
 
 
-def _export(source: Source) -> TaskStream:
+def _export(source: Source, progress: Callable[[int, int | None], None] | None) -> TaskStream:
     from ..exporters.json_file import JsonTasks
 
-    if source.name != "-":
+    if source.size is not None:
         with Path(source.name).open("rb") as file:
-            packed = file.read(4).startswith(_PACKED)
+            packed = unpacked(file) is not file
         if not packed:
-            return JsonTasks(source.name)
-    return _Unpacked(source)
+            return JsonTasks(source.name, progress=progress)
+    return _Unpacked(source, progress)
 
 
 class _Unpacked:
     """An export that is compressed, or comes through a pipe: read from a copy in a temporary file."""
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, source: Source, progress: Callable[[int, int | None], None] | None) -> None:
+        self._source, self._progress = source, progress
         self._tasks: TaskStream | None = None
 
     def __iter__(self) -> Iterator[TaskView]:
@@ -125,7 +108,7 @@ class _Unpacked:
             path = Path(folder) / "export"
             with path.open("wb") as copy:
                 copy.writelines(_bytes(self._source))
-            self._tasks = JsonTasks(path)
+            self._tasks = JsonTasks(path, progress=self._progress)
             yield from self._tasks
 
     def rest(self) -> Snapshot:
@@ -135,9 +118,7 @@ class _Unpacked:
 
 
 def _bytes(source: Source) -> Iterator[bytes]:
-    for batch in Source(source.name).batches():
+    for batch in source.batches():
         if batch.problem:
             raise LogFileError(f"{source.name!r}: {batch.problem}")
-        for line in batch.lines:
-            yield line
-            yield b"\n"
+        yield from batch.lines

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from functools import reduce
 from http.client import HTTPException
 from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 from ..catalogue import DROP_REASONS, EVENT_TYPES, MEMORY_COMPONENTS
+from ..histograms import added
 from ..snapshot import Histogram, NameView, Snapshot
 from ..states import FINAL, LIVE
 
@@ -25,6 +30,8 @@ _TIMEOUT: Final = 10.0
 _MAX_PAGE: Final = 1 << 25
 _MAX_LINE: Final = 1 << 14
 _CHUNK: Final = 1 << 16
+#: More than any value, or bound, is.
+_MOST: Final = 1e18
 #: Labels other than the one with the span's name, which can be spelled in another way.
 _FIXED: Final = frozenset({"state", "le", "lint"})
 
@@ -76,10 +83,16 @@ def fetch_page(address: str, *, timeout: float = _TIMEOUT) -> Snapshot:
     if parts.scheme.lower() not in ("http", "https") or not host:
         raise PageError(f"{address!r} is not an address; write for example http://127.0.0.1:9090")
     url = urlunsplit(parts._replace(path="/metrics")) if parts.path in ("", "/") else address
+    # Each step of a fetch, such as the wait for one more byte of a header, has a timeout of its own, and only another
+    # thread can look at the clock meanwhile.
+    fetched: Future[bytes] = Future()
+    threading.Thread(target=_fetch, args=(fetched, url, host, timeout), name="asyncinspect-fetch", daemon=True).start()
     try:
-        body = _get(url, host, timeout)
+        body = fetched.result(timeout)
     except PageError:
         raise
+    except FutureTimeout:
+        raise PageError(f"{url}: not all there after {timeout:g} s; is the process blocked, or the network?") from None
     except urllib.error.HTTPError as error:
         error.close()
         raise PageError(f"{url}: answered {error.code} {error.reason}; give the address of /metrics") from None
@@ -87,6 +100,13 @@ def fetch_page(address: str, *, timeout: float = _TIMEOUT) -> Snapshot:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise PageError(f"{url}: no page ({reason}); is the process there, and is that its port?") from None
     return read_page(body, url)
+
+
+def _fetch(fetched: Future[bytes], url: str, host: str, timeout: float) -> None:
+    try:
+        fetched.set_result(_get(url, host, timeout))
+    except BaseException as error:
+        fetched.set_exception(error)
 
 
 def _get(url: str, host: str, timeout: float) -> bytes:
@@ -164,8 +184,8 @@ class _Buckets:
         bounds = sorted(bound for bound in self.by_bound if bound != math.inf)
         counts, before = [], 0
         for bound in [*bounds, math.inf]:
-            value = self.by_bound.get(bound, before)
-            counts.append(max(0, value - before))
+            value = max(before, self.by_bound.get(bound, before))
+            counts.append(value - before)
             before = value
         return Histogram(tuple(bounds), tuple(counts), self.sum)
 
@@ -183,12 +203,13 @@ class _Page:
             "dropped": dict.fromkeys(DROP_REASONS, 0),
             "memory": dict.fromkeys(MEMORY_COMPONENTS, 0),
         }
-        self._buckets: dict[tuple[str, str, str], _Buckets] = {}
+        # By family, name and state, and by all labels: the bounds of several processes may differ.
+        self._buckets: dict[tuple[str, str, str], dict[tuple[tuple[str, str], ...], _Buckets]] = {}
         self._lints: dict[tuple[str, str], int] = {}
         self._deadlocks = 0
 
     def add(self, name: str, labels: Mapping[str, str], value: float) -> None:
-        if not math.isfinite(value) or value < 0:
+        if not 0 <= value < _MOST:
             raise PageError(f"{self._source}: {_PREFIX}{name} is {value}, which none of its values can be")
         self.samples += 1
         if name in _COUNTERS:
@@ -217,13 +238,16 @@ class _Page:
             key = family, self._name(labels), ""
         else:
             return
-        buckets = self._buckets.setdefault(key, _Buckets())
+        series = tuple(sorted((label, text) for label, text in labels.items() if label != "le"))
+        buckets = self._buckets.setdefault(key, {}).setdefault(series, _Buckets())
         if part == "sum":
             buckets.sum += value
         elif part == "bucket":
             bound = float(labels.get("le", "nan"))
-            if math.isnan(bound):
-                raise PageError(f"{self._source}: {_PREFIX}{name} without a bound")
+            if not -_MOST < bound < _MOST and bound != math.inf:
+                raise PageError(
+                    f"{self._source}: {_PREFIX}{name} without a bound, or with one that cannot be ({bound})"
+                )
             buckets.by_bound[bound] = buckets.by_bound.get(bound, 0) + int(value)
 
     def _name(self, labels: Mapping[str, str]) -> str:
@@ -235,7 +259,10 @@ class _Page:
         return labels[others[0]]
 
     def snapshot(self) -> Snapshot:
-        found = {key: buckets.histogram() for key, buckets in self._buckets.items()}
+        found = {
+            key: reduce(added, (buckets.histogram() for buckets in series.values()))
+            for key, series in self._buckets.items()
+        }
         empty = Histogram((), (0,), 0.0)
         durations: dict[str, dict[str, Histogram]] = {}
         for (family, name, state), histogram in found.items():

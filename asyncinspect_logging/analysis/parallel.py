@@ -86,6 +86,7 @@ def _add_all(placing: Placing, parts: list[dict[str, Any]], config: Config) -> N
     kept: list[Finding] = []
     for saved in parts:
         part = Inspector(config)
+        part.first_hand = False
         part.resume(saved)
         part.enter(lambda other: _add(placing, other))
         part.enter(lambda other: kept.extend(other.books.findings.kept))

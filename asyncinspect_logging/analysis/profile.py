@@ -7,15 +7,18 @@ distribution, of chains of names a tree, and of resources a sum, each up to a li
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterator, Mapping
+from functools import reduce
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from ..catalogue import OTHER
+from ..histograms import added
+from ..nesting import Stacks
 from ..snapshot import Histogram, NameView, TaskView
 from .drawing import ladder
-from .paths import HotPath, Paths
-from .quantiles import Distribution, histogram_quantile
+from .quantiles import Distribution, MoreThan, histogram_quantile
 from .timeline import Met, Source, Times, rest_of, tasks_of, times_of, uses_of
 
 __all__ = ["Contention", "Durations", "HotPath", "NameProfile", "Profile", "profile"]
@@ -25,8 +28,12 @@ _MAX_NAMES: Final = 1000
 _MAX_RESOURCES: Final = 1000
 #: Names told apart among those who waited for, or held, one resource.
 _MAX_USERS: Final = 50
-#: Chains that a profile has.
+#: Chains that a profile has, and names in one of them; what is further in counts as one.
 _KEPT_PATHS: Final = 1000
+_MAX_DEPTH: Final = 64
+_QUANTILES: Final = ("p50", "p95", "p99")
+#: A chain that begins in a span that was over long before, or that nobody told of.
+_UNKNOWN: Final = "…"
 
 
 class Durations(NamedTuple):
@@ -34,7 +41,8 @@ class Durations(NamedTuple):
 
     `basis` says how well the quantiles are known: "samples" (exact), "sketch" (to 1 %, of long streams) or "buckets"
     (estimated within the buckets of a histogram, where not all tasks are at hand). In that case `max` is the longest
-    of the tasks at hand.
+    of the tasks at hand, a quantile in the last bucket is a `quantiles.MoreThan` the last bound, and one of histograms
+    that have no bound in common is None.
     """
 
     finished: int
@@ -91,6 +99,17 @@ class Contention(NamedTuple):
     holders: Mapping[str, tuple[int, float]]
 
 
+class HotPath(NamedTuple):
+    """A chain of names, from a root down to a span, each begun in the one before. Live tasks are in it with their time
+    up to now. `total` is the sum of the durations, `self_time` the part in which nothing begun in them was open.
+    """
+
+    names: tuple[str, ...]
+    tasks: int
+    total: float
+    self_time: float
+
+
 class Profile(NamedTuple):
     """`names` are in order of their total time, `paths` and `contention` of self time and of time waited.
 
@@ -127,7 +146,9 @@ class Profile(NamedTuple):
         return list(paths[:most])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, times in seconds, NaN nowhere."""
+        """Plain values for JSON, times in seconds, NaN nowhere. `more_than` in `durations` lists the quantiles of which
+        no more is known than that they are above the value that is given.
+        """
         return {
             "tasks": self.tasks,
             "names": [
@@ -136,7 +157,8 @@ class Profile(NamedTuple):
                     "spawned": each.spawned,
                     "live": each.live,
                     "outcomes": dict(each.outcomes),
-                    "durations": each.durations._asdict(),
+                    "durations": each.durations._asdict()
+                    | {"more_than": [q for q in _QUANTILES if isinstance(getattr(each.durations, q), MoreThan)]},
                     "total": each.total,
                     "self": each.self_time,
                     "busy": each.busy,
@@ -194,20 +216,21 @@ def profile(source: Source) -> Profile:
 class _OfName:
     """What is counted of the tasks of one name."""
 
-    __slots__ = ("busy", "durations", "idle", "live", "outcomes", "scheduled", "self_time", "waited")
+    __slots__ = ("busy", "durations", "idle", "live", "outcomes", "scheduled", "self_ns", "waited")
 
     def __init__(self) -> None:
         self.durations = Distribution()
         self.outcomes: dict[str, int] = {}
         self.live = 0
-        self.self_time = self.busy = self.idle = self.scheduled = self.waited = 0.0
+        self.self_ns = 0
+        self.busy = self.idle = self.scheduled = self.waited = 0.0
 
     def merge(self, other: _OfName) -> None:
         self.durations.merge(other.durations)
         for outcome, count in other.outcomes.items():
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + count
         self.live += other.live
-        self.self_time += other.self_time
+        self.self_ns += other.self_ns
         self.busy += other.busy
         self.idle += other.idle
         self.scheduled += other.scheduled
@@ -232,13 +255,13 @@ def _add(users: dict[str, tuple[int, float]], name: str, seconds: float) -> None
 
 
 class _Making:
-    """A profile in the making. Each task comes after those begun in it, but for those that outlive it."""
+    """A profile in the making."""
 
     def __init__(self) -> None:
         self.tasks = 0
         self.names: dict[str, _OfName] = {}
         self.resources: dict[str, _OfResource] = {}
-        self.paths = Paths()
+        self.stacks = Stacks(_MAX_DEPTH, self._alone)
         self.met = Met()
 
     def take(self, task: TaskView) -> None:
@@ -249,18 +272,20 @@ class _Making:
         if mine is None:
             mine = self.names[name] = _OfName()
         lasted = times.ended - times.began if task.duration is None else task.duration
-        alone = self.paths.add(task, name, times, lasted)
+        self.stacks.add(task, name)
         if task.duration is None:
             mine.live += 1
         else:
             mine.durations.add(lasted)
-            mine.self_time += alone
             outcome = task.outcome or task.state.value
             mine.outcomes[outcome] = mine.outcomes.get(outcome, 0) + 1
         mine.busy += task.busy
         mine.idle += task.idle
         mine.scheduled += task.scheduled
         self._uses(task, name, times, mine)
+
+    def _alone(self, name: str, ns: int) -> None:
+        self.names[name].self_ns += ns
 
     def _uses(self, task: TaskView, name: str, times: Times, mine: _OfName) -> None:
         waits, holds, _, _ = uses_of(task, times, self.met)
@@ -300,8 +325,13 @@ class _Making:
                 "not all finished tasks are at hand: their quantiles are estimated from histograms, and self times, "
                 "paths and waits are of those at hand"
             )
-        paths = self.paths.all()
-        if self.paths.folded:
+        if any(each.durations.basis == "buckets" and not each.histogram.bounds for each in names):
+            notes.append("of names counted at bounds that have none in common, quantiles are unknown")
+        paths = [
+            HotPath(stack.names, stack.tasks, stack.total / 1e9, stack.time / 1e9)
+            for stack in self.stacks.stacks(_UNKNOWN)
+        ]
+        if self.stacks.folded:
             notes.append(f"chains too many or too long are cut, and what is further in is {OTHER}")
         contention = [
             Contention(
@@ -357,9 +387,9 @@ def _name_profile(name: str, tasks: _OfName | None, counted: NameView | None) ->
         told = Durations(
             count,
             histogram.sum / count if count else None,
-            histogram_quantile(histogram, 0.5) if count else None,
-            histogram_quantile(histogram, 0.95) if count else None,
-            histogram_quantile(histogram, 0.99) if count else None,
+            _estimated(histogram, 0.5),
+            _estimated(histogram, 0.95),
+            _estimated(histogram, 0.99),
             durations.max if at_hand else None,
             "buckets",
         )
@@ -372,7 +402,7 @@ def _name_profile(name: str, tasks: _OfName | None, counted: NameView | None) ->
         MappingProxyType(dict(sorted(outcomes.items()))),
         told,
         total,
-        mine.self_time,
+        mine.self_ns / 1e9,
         mine.busy if counted is None else max(counted.busy, mine.busy),
         mine.idle if counted is None else max(counted.idle, mine.idle),
         mine.scheduled if counted is None else max(counted.scheduled, mine.scheduled),
@@ -381,13 +411,11 @@ def _name_profile(name: str, tasks: _OfName | None, counted: NameView | None) ->
     )
 
 
+def _estimated(histogram: Histogram, q: float) -> float | None:
+    told = histogram_quantile(histogram, q)
+    return None if math.isnan(told) else told
+
+
 def _together(counted: NameView) -> Histogram:
     """The histograms of all final states in one."""
-    histograms = list(counted.durations.values())
-    if not histograms:
-        return Histogram((), (0,), 0.0)
-    return Histogram(
-        histograms[0].bounds,
-        tuple(map(sum, zip(*(each.counts for each in histograms), strict=True))),
-        sum(each.sum for each in histograms),
-    )
+    return reduce(added, counted.durations.values()) if counted.durations else Histogram((), (0,), 0.0)

@@ -9,7 +9,7 @@ from typing import Final
 
 from ..snapshot import Histogram
 
-__all__ = ["ACCURACY", "EXACT", "Distribution", "histogram_quantile", "quantile"]
+__all__ = ["ACCURACY", "EXACT", "Distribution", "MoreThan", "histogram_quantile", "quantile"]
 
 #: Samples up to which a `Distribution` keeps every one, and so is exact.
 EXACT: Final = 2048
@@ -20,6 +20,12 @@ _LOG_GAMMA: Final = math.log(_GAMMA)
 #: What is told apart (seconds, or counts); between them there are some 2,400 bins.
 _LEAST: Final = 1e-9
 _MOST: Final = 1e12
+
+
+class MoreThan(float):
+    """A quantile of which no more is known than that it is above this: it is in a histogram's last bucket, +Inf."""
+
+    __slots__ = ()
 
 
 def quantile(sorted_samples: Sequence[float], q: float) -> float:
@@ -45,8 +51,10 @@ def quantile(sorted_samples: Sequence[float], q: float) -> float:
 
 def histogram_quantile(histogram: Histogram, q: float) -> float:
     """The q-quantile (0 <= q <= 1) as far as buckets tell, as PromQL's `histogram_quantile` estimates it: linear within
-    a bucket, the first of which begins at 0, and the highest bound for what lies above that. NaN where there are no
-    observations. Other than in PromQL, empty buckets are passed over, so that q = 0 has a value, too.
+    a bucket, the first of which begins at 0. NaN where there are no observations, or no bounds.
+
+    Other than in PromQL, what lies above the highest bound is `MoreThan` that bound, and empty buckets are passed over,
+    so that q = 0 has a value, too.
 
     Raises ValueError for any other q.
     """
@@ -61,7 +69,7 @@ def histogram_quantile(histogram: Histogram, q: float) -> float:
             start = histogram.bounds[index - 1] if index else min(0.0, bound)
             return start + (bound - start) * ((rank - before) / count)
         before += count
-    return histogram.bounds[-1]
+    return MoreThan(histogram.bounds[-1])
 
 
 def _check(q: float) -> None:
@@ -73,9 +81,10 @@ class Distribution:
     """Samples, none of them negative, in bounded memory.
 
     The first `EXACT` are kept, and quantiles of them are exact. Beyond that they are counted in bins of growing width
-    (C. Masson, J. Rim, H. Lee: "DDSketch", 2019), so that a quantile is at most 1 % (`ACCURACY`) from the sample at its
-    place, however long the tail. Unlike a random choice of samples this gives the same again for the same input. What
-    is below 1e-9, or is no number, counts as 0; what is above 1e12 counts as that.
+    (C. Masson, J. Rim, H. Lee: "DDSketch", 2019), so that each sample is known to 1 % (`ACCURACY`) of itself, and so is
+    a quantile, interpolated as `quantile` does it, however long the tail. Unlike a random choice of samples this gives
+    the same again for the same input. What is below 1e-9, or is no number, counts as 0; what is above 1e12 counts as
+    that.
     """
 
     __slots__ = ("_bins", "_samples", "_sorted", "_zeros", "count", "max", "min", "sum")
@@ -144,14 +153,16 @@ class Distribution:
         _check(q)
         place = (self.count - 1) * q
         low = math.floor(place)
-        if low >= self.count - 1:
-            return self.max
+        around: list[float] = []
         before = 0
         for value, count in self._counted():
             before += count
-            if before > low:
-                return min(max(value, self.min), self.max)
-        return self.max
+            # Those at the two places that the quantile lies between may be in one bin.
+            while len(around) < 2 and before > low + len(around):
+                around.append(min(max(value, self.min), self.max))
+        if low >= self.count - 2:
+            around[self.count - 1 - low :] = [self.max]
+        return quantile(around, place - low) if around[1:] else around[0]
 
     def counts(self, bounds: Sequence[float]) -> tuple[int, ...]:
         """Samples up to each of these ascending bounds and above the one before, and then those above all: the `counts`

@@ -4,6 +4,7 @@ as long as there are few.
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
@@ -14,7 +15,10 @@ from ..snapshot import TaskView
 from .critical import Member, Stretch, critical_path
 from .timeline import HELD, Met, Resource, Uses, tasks_awaited, times_of, uses_of
 
-__all__ = ["Relations"]
+__all__ = ["STEPS", "Relations"]
+
+#: Entries of timelines that are there at level TRACE.
+STEPS: Final = frozenset({"suspend", "wake", "resume", "wait", "acquire", "release"})
 
 #: Tasks kept for the critical path, the latest to end.
 _MAX_KEPT: Final = 100_000
@@ -76,13 +80,18 @@ class _Resource:
 
 
 class Relations:
-    """`nodes` and `edges` are there once it is settled, in an order that depends on what they say alone."""
+    """`nodes` and `edges` are there once it is settled, in an order that depends on what they say alone.
 
-    def __init__(self) -> None:
+    keep: tasks kept (None: 100,000), for edges from task to task, and for the critical path. anonymous: whether
+        resources without a name are one of each kind, so that what was found can be compared with another run.
+    """
+
+    def __init__(self, *, keep: int | None = None, anonymous: bool = False) -> None:
         self.tasks = 0
+        self._anonymous = anonymous
         self.nodes: list[_Node] = []
         self.edges: dict[Key, tuple[int, float]] = {}
-        self._kept: deque[_Kept] = deque(maxlen=_MAX_KEPT)
+        self._kept: deque[_Kept] = deque(maxlen=_MAX_KEPT if keep is None else keep)
         self._counts: dict[str, tuple[int, float]] = {}
         self._resources: dict[str, _Resource] = {}
         self._claims: dict[Key, None] = {}
@@ -154,6 +163,8 @@ class Relations:
 
     def _resource_node(self, resource: Resource) -> str:
         """Its node. Those of one kind and name are one; those without a name go by their id, where that is known."""
+        if self._anonymous:
+            resource = resource._replace(id="")
         key = f"resource:{resource.kind}:{resource.name or resource.id}"
         if key not in self._resources:
             label = str(resource)
@@ -223,6 +234,12 @@ class Relations:
         if self._left_off:
             notes.append(f"{self._left_off:,} relations were left out for want of room")
         return by_name, notes
+
+    def labelled(self) -> dict[Key, int]:
+        """How often there was each edge, by name, with what its ends are called in place of ids of nodes. Settles."""
+        self.settle(sys.maxsize)
+        called = {node[0]: node[2] for node in self.nodes}
+        return {(called[source], called[target], kind): n for (source, target, kind), (n, _) in self.edges.items()}
 
     def _by_task(self) -> None:
         """Nodes and edges of single tasks, in order of their beginning."""

@@ -18,11 +18,13 @@ from ..records import KEY, flaw_of
 from ..retention import Note
 from ..snapshot import Snapshot, TaskView
 from ..states import TaskState
+from ..told import ToldSpan
 from ..views import task_view
 from .bulk import Bulk
-from .decoding import Ordinary, Unreadable, annotation, is_object_begun, ordinary, ordinary_of, parse
+from .decoding import Exit, Ordinary, Unreadable, annotation, is_object_begun, ordinary, ordinary_of, parse
 from .decoding import bare as bare_of
 from .files import LONG_LINE, Batch, LogFileError, Paths, batches, sources
+from .quick_view import view_of
 
 __all__ = ["LogTasks", "Replay", "ReplayError", "Report", "RulesLike", "replay"]
 
@@ -111,6 +113,8 @@ class Reader:
         self._length = inspector.config.max_field_length
         self._bulk: Bulk | None = None
         self._batch: Batch | None = None
+        #: Is given each batch of lines that is read.
+        self.watch: Callable[[Batch], object] | None = None
         # Lines of the batch that went the general way.
         self._oddities = 0
 
@@ -119,6 +123,8 @@ class Reader:
         clock = self.inspector.clock
         for batch in batches(self.sources, self.progress, getattr(self._rules, "first_time", None)):
             self._batch = batch
+            if self.watch is not None:
+                self.watch(batch)
             self.inspector.enter(self._enter)
             if isinstance(clock, LogClock) and self._bulk is not None:
                 clock.now = self._bulk.latest if self.at is None else self._limit
@@ -238,7 +244,7 @@ class Reader:
         self.report.foreign += 1
         if self._rules is not None:
             assert self._batch is not None
-            for payload in self._rules.payloads(line, self._batch.source.name, number):
+            for payload in self._rules.payloads(line.removesuffix(b"\n"), self._batch.source.name, number):
                 self._record(payload, placing, number, ruled=True)
 
     def _broken(self, number: int, what: str) -> None:
@@ -262,9 +268,10 @@ class Replay:
     inspector: where to count; default: a new one, whose clock stands at the latest time in the log (or `at`).
     rules: see `analysis.rules.load_rules`: makes records of the lines of others.
     progress: called now and then with the bytes done, and the bytes in all or None.
-    processes: how many files may be read at a time, each in a process of its own; default: 1. It is of use where they
-        were written by several processes; not with `inspector`, `rules` or stdin. As with any process pool, the main
-        module must be fit to be imported.
+    processes: how many files may be read at a time, each in a process of its own; default: 1. It can only be of use
+        where they were written by several processes, are large, and there are idle cores: a process takes 0.45 s
+        before it reads, and on two busy cores no gain was seen. Not with `inspector`, `rules` or stdin. As with any
+        process pool, the main module must be fit to be imported.
 
     Raises LogFileError for what cannot be read, ConfigError for an `at` that is no time, MissingExtraError where a
     package is missing.
@@ -358,6 +365,10 @@ class LogTasks:
         self._ready: list[TaskView] = []
         self._begun = False
 
+    def watch(self, watch: Callable[[Batch], object]) -> None:
+        """Have `watch` called with each batch of lines when it is read."""
+        self._reader.watch = watch
+
     def __iter__(self) -> Iterator[TaskView]:
         """Raises ReplayError where `strict` and a line is broken."""
         if self._begun:
@@ -392,22 +403,27 @@ class LogTasks:
         excess = len(retention.tasks) - hold_back
         self._ready = []
         if excess > 0:
-            for task in map(placing.unfolded, retention.take(excess)):
-                self._ready.append(self._view(task, TaskState.COMPLETED))
+            now, policy = self._inspector.clock.monotonic_ns(), placing.policy
+            for task in retention.take(excess):
+                view = None
+                if isinstance(task, Exit) and not isinstance(task.begun, ToldSpan):
+                    number = int(task.id, 16)
+                    view = view_of(task, now, self._notes.get(number, ()), policy)
+                    if view is not None:
+                        self._held -= len(self._notes.pop(number, ()))
+                self._ready.append(view or self._view(placing.unfolded(task), TaskState.COMPLETED))
 
     def _take_open(self, placing: Placing) -> None:
         placing.complete()
-        self._ready = [
-            self._view(task, getattr(task, "state", None) or TaskState.PENDING) for task in placing.books.live.values()
-        ]
+        # The youngest first, so that most come after those that were begun in them.
+        live = reversed(placing.books.live.values())
+        self._ready = [self._view(task, getattr(task, "state", None) or TaskState.PENDING) for task in live]
 
     def _sort_notes(self, retention: Any) -> None:
         """By span, so that they go with their task."""
         notes, found = retention.notes, self._notes
         while notes:
-            note = notes.popleft()
-            if note.__class__ is not Note:
-                note = retention.note_of(note)
+            note = retention.note_of(notes.popleft())
             of_span = found.setdefault(note.number, [])
             of_span.append(note)
             self._held += 1

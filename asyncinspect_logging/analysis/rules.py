@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from ..errors import ConfigError
 from ..placing import UNNUMBERED
-from ..records import VERSION
+from ..records import VERSION, is_whole
 
 __all__ = ["Rules", "load_rules", "parse_rules"]
 
@@ -117,6 +117,8 @@ class Rules:
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules = tuple(rules)
+        # What a rule's starts are known by in another run.
+        self._of_rule = [_digest_of(rule) for rule in self._rules]
         self._open: OrderedDict[tuple[int, tuple[str, ...]], _Open] = OrderedDict()
         self._known: OrderedDict[int, None] = OrderedDict()
         self._files: OrderedDict[str, _File] = OrderedDict()
@@ -187,6 +189,25 @@ class Rules:
         """
         self._open.clear()
         return ()
+
+    def dump(self) -> list[list[Any]]:
+        """The starts that wait for their end, oldest first, as values that JSON can hold."""
+        return [[self._of_rule[index], list(key), *begun] for (index, key), begun in self._open.items()]
+
+    def load(self, saved: list[list[Any]]) -> None:
+        """Go on with what `dump` gave in a former run; starts of rules that are no more, or are others by now, are left
+        out. Raises ValueError or TypeError for what `dump` never gave.
+        """
+        known = {digest: index for index, digest in enumerate(self._of_rule)}
+        for digest, key, id, t, name in saved[-MAX_OPEN:]:
+            if not (isinstance(digest, str) and isinstance(name, str) and all(isinstance(part, str) for part in key)):
+                raise TypeError(f"{name!r} is no start that waits for its end")
+            if not is_whole(t) or not (id is None or (is_whole(id >> 1) and id > 0)):
+                raise ValueError(f"{id!r} and {t!r} are no span")
+            if digest in known:
+                self._open[known[digest], tuple(key)] = _Open(id, t, name)
+                if id is not None:
+                    self._known[id] = None
 
     # -- the three kinds of lines ------------------------------------------------------------------------------------
 
@@ -280,6 +301,11 @@ class Rules:
         if len(times) > MAX_LINES:
             times.popitem(last=False)
         return before
+
+
+def _digest_of(rule: Rule) -> str:
+    said = (rule.name, rule.key, rule.time, *((kind, pattern.pattern) for kind, pattern in rule.patterns))
+    return blake2b(repr(said).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 # -- payloads ---------------------------------------------------------------------------------------------------------

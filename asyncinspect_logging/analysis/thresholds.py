@@ -2,11 +2,12 @@
 
     condition  = subject comparison value
     subject    = measure [ "(" name ")" ] | ( "new" | "gone" ) ( "names" | "edges" | "findings" )
-    measure    = "p50" | "p95" | "p99" | "count" | "completed" | "failed" | "cancelled"
+    measure    = "p" number | "count" | "completed" | "failed" | "cancelled"
     comparison = ">" | ">=" | "<" | "<="
     value      = number [ "x" | "%" | "s" | "ms" | "us" ]
 
-`x` compares after / before; `%` is a part of the spans that ended after; anything else compares what is after.
+`p` and a number above 0 and below 100 is that percentile, such as p99.9. `x` compares after / before; `%` is a part of
+the spans that ended after; anything else compares what is after.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from typing import Final, NamedTuple
 
 from ..errors import ConfigError
 
-__all__ = ["COUNTS", "QUANTILES", "Condition", "parse_condition"]
+__all__ = ["COUNTS", "QUANTILES", "Condition", "parse_condition", "quantile_of"]
 
+#: Those that are shown; a condition may speak of any.
 QUANTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 COUNTS: Final = ("count", "completed", "failed", "cancelled")
 _CHANGES: Final = ("names", "edges", "findings")
@@ -30,11 +32,18 @@ _ORDERS: Final[dict[str, Callable[[float, float], bool]]] = {
     "<": operator.lt,
     "<=": operator.le,
 }
-_WORD: Final = re.compile(r"\s*([A-Za-z0-9_]+)")
+_WORD: Final = re.compile(r"\s*([A-Za-z0-9_.]+)")
+_PERCENTILE: Final = re.compile(r"p(\d{1,2}(?:\.\d{1,6})?)", re.ASCII)
 _CHANGE: Final = re.compile(r"\s*([A-Za-z]+)")
 _REST: Final = re.compile(r"\s*(>=|<=|>|<)\s*(\d{1,12}(?:\.\d{1,12})?)\s*([A-Za-z%]*)\s*", re.ASCII)
 _EXAMPLES: Final = '"p99 > 1.2x", "p50(fetch_user) > 1.1x", "failed > 0" or "new findings > 0"'
 _MAX_LENGTH: Final = 1000
+
+
+def quantile_of(measure: str) -> float | None:
+    """Of "p99.9", 0.999; None for what is no percentile above 0 and below 100."""
+    found = _PERCENTILE.fullmatch(measure)
+    return float(found[1]) / 100 or None if found else None
 
 
 class Condition(NamedTuple):
@@ -71,7 +80,7 @@ def parse_condition(text: str) -> Condition:
         if what is None or what[1] not in _CHANGES:
             raise _wrong(text, at, f"after {measure!r} comes one of {', '.join(_CHANGES)}")
         measure, at = f"{measure} {what[1]}", what.end()
-    elif measure not in QUANTILES and measure not in COUNTS:
+    elif quantile_of(measure) is None and measure not in COUNTS:
         raise _wrong(text, found.start(1), f"{measure!r} is not known; there are {_measures()}")
     else:
         opened = re.compile(r"\s*\(").match(text, at)
@@ -95,7 +104,7 @@ def _finish(text: str, measure: str, name: str | None, at: int) -> Condition:
     if rest.end() < len(text):
         raise _wrong(text, rest.end(), "the condition is over here; write one condition at a time")
     unit, bound = rest[3], float(rest[2])
-    units = ("x", *_SECONDS) if measure in QUANTILES else ("x", "%", "") if measure in COUNTS else ("",)
+    units = ("x", *_SECONDS) if quantile_of(measure) else ("x", "%", "") if measure in COUNTS else ("",)
     if unit not in units:
         known = ", ".join(repr(unit) for unit in units if unit) or "none"
         raise _wrong(text, rest.start(3), f"the unit {unit!r} does not go with {measure}; there is {known}")
@@ -108,7 +117,13 @@ def _finish(text: str, measure: str, name: str | None, at: int) -> Condition:
 
 def _measures() -> str:
     return ", ".join(
-        (*QUANTILES, *COUNTS, *(f"new {what}" for what in _CHANGES), *(f"gone {what}" for what in _CHANGES))
+        (
+            *QUANTILES,
+            "any percentile such as p1",
+            *COUNTS,
+            *(f"new {what}" for what in _CHANGES),
+            *(f"gone {what}" for what in _CHANGES),
+        )
     )
 
 

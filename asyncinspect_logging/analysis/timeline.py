@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple, Protocol, TypeAlias
+from collections.abc import Iterable
+from typing import Final, NamedTuple, TypeAlias
 
 from ..snapshot import Snapshot, TaskView
+from ..streams import TaskStream
 
 __all__ = [
     "HELD",
@@ -15,7 +16,6 @@ __all__ = [
     "Met",
     "Resource",
     "Source",
-    "TaskStream",
     "Times",
     "Uses",
     "Wait",
@@ -29,13 +29,6 @@ __all__ = [
 ]
 
 
-class TaskStream(Protocol):
-    """Tasks one after the other, each when it ends and the open ones last; `rest()` is what a snapshot has besides."""
-
-    def __iter__(self) -> Iterator[TaskView]: ...
-    def rest(self) -> Snapshot: ...
-
-
 Source: TypeAlias = Snapshot | TaskStream
 
 
@@ -46,7 +39,7 @@ def tasks_of(source: Source) -> Iterable[TaskView]:
     """
     if isinstance(source, Snapshot):
         return children_first(source.tasks)
-    if not callable(getattr(source, "rest", None)):
+    if not isinstance(source, TaskStream):
         raise TypeError(f"nothing to analyse in a {type(source).__name__}; give a Snapshot or a stream of tasks")
     return source
 
@@ -57,13 +50,13 @@ def rest_of(source: Source) -> Snapshot:
 
 
 def children_first(tasks: Iterable[TaskView]) -> list[TaskView]:
-    """Tasks in an order in which each comes after all that were begun in it. Where parents go round in circles, as an
-    edited log may have it, one of them comes too early.
+    """Tasks in an order in which each comes after all that were begun in it, and else as they were. Where parents go
+    round in circles, as an edited log may have it, one of them comes too early.
     """
     by_id = {task.id: task for task in tasks}
     parents_first: list[TaskView] = []
     placed: set[str] = set()
-    for task in by_id.values():
+    for task in reversed(by_id.values()):
         chain: list[TaskView] = []
         ahead: TaskView | None = task
         while ahead is not None and ahead.id not in placed:
@@ -221,12 +214,16 @@ class Uses(NamedTuple):
 
 
 NOTHING: Final = Uses((), (), (), ())
+#: Entries of a timeline that say something of resources.
+_USING: Final = frozenset({"suspend", "wait", "acquire", "release"})
 
 
 def uses_of(task: TaskView, times: Times, met: Met) -> Uses:
     """What a task did with resources, by its timeline; of a live task that waits, by what it waits for now, too. `met`:
     what was seen in tasks that came before.
     """
+    if task.waiting_on is None and _USING.isdisjoint([event.kind for event in task.events]):
+        return NOTHING
     waits: list[Wait] = []
     holds: list[Hold] = []
     acquired: list[Resource] = []

@@ -10,13 +10,15 @@ from typing import Final, NoReturn
 
 from ..errors import MissingExtraError
 
-__all__ = ["BROKEN_PIPE", "FAILED", "INTERRUPTED", "NAME", "UNUSABLE", "EndedError", "main"]
+__all__ = ["BROKEN_PIPE", "FAILED", "INTERNAL", "INTERRUPTED", "NAME", "UNUSABLE", "EndedError", "main"]
 
 NAME: Final = "asyncinspect"
-#: Exit statuses: a condition failed, or `--strict` found something; the command or its input cannot be used; Ctrl-C;
-#: and nobody reads the output any longer. The last two are those of a process that the signal ended.
+#: Exit statuses: a condition failed, or `--strict` found something; the command or its input cannot be used; an error
+#: of ours (EX_SOFTWARE of sysexits.h); Ctrl-C; and nobody reads the output any longer. The last two are those of a
+#: process that the signal ended.
 FAILED: Final = 1
 UNUSABLE: Final = 2
+INTERNAL: Final = 70
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
 
@@ -33,18 +35,40 @@ class EndedError(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command, with the process's own arguments unless others are given, and exit."""
+    _open_closed()
     try:
         status = _run(arguments)
-        sys.stdout.flush()
     except EndedError as end:
         status = end.status
-    except BrokenPipeError:
-        status = BROKEN_PIPE
     except KeyboardInterrupt:
         status = INTERRUPTED
-    if status == BROKEN_PIPE:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        status = BROKEN_PIPE
+    except OSError as error:
+        # A full disk, or `>&-`: what was to be said was not.
+        if status != UNUSABLE:
+            print(f"{NAME}: standard output: {error.strerror}", file=sys.stderr)
+        status = UNUSABLE
+    if status in (BROKEN_PIPE, UNUSABLE):
         _close_stdout()
     sys.exit(status)
+
+
+def _open_closed() -> None:
+    """Standard streams that were closed (`>&-`) are opened: else Python has None for them, and the next file that is
+    opened takes their number. Nothing comes in, and what goes to stdout is an error.
+    """
+    for number, name, flags in ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_RDONLY), (2, "stderr", os.O_WRONLY)):
+        if getattr(sys, name) is not None:
+            continue
+        null = os.open(os.devnull, flags)
+        if null != number:
+            os.dup2(null, number)
+            os.close(null)
+        stream = open(number, "w" if number else "r", encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
+        setattr(sys, name, stream)
 
 
 def _run(arguments: Sequence[str] | None) -> int:

@@ -30,17 +30,23 @@ def check(
 ) -> None:
     """Find spans that outlive their parents, locks held at exit, times that run backwards, and the like.
 
-    Needs the tasks themselves: a log or an export.
+    Needs the tasks themselves: a log or an export. That a span ended twice is to be seen in logs only.
     """
     from ..analysis.lifecycle import check as flaws_of
     from ..analysis.loading import load
+    from ..analysis.log_lifecycle import LogRecords
+    from ..analysis.replay import LogTasks
     from .output import print_json, print_table, progress_bar, say
 
     with progress_bar("reading") as progress:
         source = load(list(where), strict=strict, at=at, rules=read_rules(rules), progress=progress)
         need_tasks(source, where, "check")
+        # What was told twice, only the records say.
+        records = LogRecords(source, at=at) if isinstance(source, LogTasks) else None
         source = need_records(source, where)
         flaws = flaws_of(source)
+        if records is not None:
+            flaws = records.flaws(flaws)
     tell_report(source)
     if machine:
         print_json("check", {"flaws": flaws})

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import traceback
 from importlib import import_module
 from typing import IO, Any, Final
 
 import click
 
+from .. import __version__
 from ..errors import ConfigError, MissingExtraError
-from . import BROKEN_PIPE, FAILED, INTERRUPTED, NAME, UNUSABLE, EndedError
+from . import BROKEN_PIPE, FAILED, INTERNAL, INTERRUPTED, NAME, UNUSABLE, EndedError
 from .text import clean
 
 __all__ = ["StrictError", "UnusableError", "commands"]
@@ -47,6 +49,20 @@ class StrictError(UnusableError):
     exit_code = FAILED
 
 
+class InternalError(UnusableError):
+    """Something is wrong with the command itself, and not with what it was given."""
+
+    exit_code = INTERNAL
+
+    def __init__(self, error: Exception) -> None:
+        *_, frame = traceback.extract_tb(error.__traceback__) or [None]
+        at = "" if frame is None else f" at {os.path.basename(frame.filename)}:{frame.lineno}"
+        super().__init__(
+            f"internal error{at}: {type(error).__name__}: {str(error)[:500]}; please report it, with what "
+            f"`{NAME} --debug …` prints ({NAME} {__version__})"
+        )
+
+
 class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_MODULES)
@@ -74,7 +90,18 @@ class _Commands(click.Group):
                 raise StrictError(str(error)) from error
             if _is_about_input(error):
                 raise UnusableError(str(error)) from error
+            raise _internal(ctx, error) from error
+        except (click.ClickException, click.exceptions.Exit, click.Abort, EndedError):
             raise
+        except Exception as error:
+            raise _internal(ctx, error) from error
+
+
+def _internal(ctx: click.Context, error: Exception) -> InternalError:
+    if ctx.params.get("debug"):
+        text = "".join(traceback.format_exception(error))
+        click.echo(clean(text, keep="\n", limit=len(text)), err=True)
+    return InternalError(error)
 
 
 def _is_strict(error: ValueError) -> bool:
@@ -95,7 +122,7 @@ def _is_about_input(error: ValueError) -> bool:
 def _said(error: OSError) -> str:
     if error.strerror and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
-    return str(error)
+    return f"input or output: {error.strerror}" if error.strerror else str(error)
 
 
 @click.group(
@@ -110,10 +137,12 @@ Examples:
 
 \b
 Exit status: 0 all is well; 1 a condition failed, or --strict found something;
-2 the command, or what it was given, cannot be used; 130 after Ctrl-C.
+2 the command, or what it was given, cannot be used; 70 an error of its own;
+130 after Ctrl-C.
 """,
 )
-def commands() -> None:
+@click.option("--debug", is_flag=True, help="Print where an error of the command itself comes from.")
+def commands(debug: bool) -> None:
     """See what asyncio programs did, from their logs, and do, from their metrics.
 
     LOG is a file of JSON lines, a pattern ("logs/*.jsonl"), or - for standard input; gzip and zstd are fine. WHERE is

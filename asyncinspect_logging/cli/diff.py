@@ -59,6 +59,8 @@ def diff(
     from ..analysis.thresholds import parse_condition
     from .output import print_json, progress_bar, say
 
+    if before == after == "-":
+        raise click.UsageError("standard input is one run; name a file for BEFORE or for AFTER")
     parsed = [parse_condition(text) for text in conditions]
     with progress_bar("reading") as progress:
         sources = [

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from glob import glob
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import click
 
 from .reading import as_json, log_options, need_records, read_rules, tell_report
 
 __all__ = ["export"]
+
+#: What files that end like this are taken for by others.
+_SUFFIXES: Final = {".json": ("json", "chrome", "speedscope"), ".csv": ("csv",), ".folded": ("collapsed",)}
 
 
 @click.command(
@@ -58,7 +62,7 @@ def export(
     written, and needs -o FILE.
     """
     from ..analysis.loading import load
-    from .output import print_json, progress_bar, to_stdout
+    from .output import print_json, progress_bar, to_stdout, warn
 
     options: dict[str, Any] = {}
     if what is not None and form != "csv":
@@ -69,6 +73,9 @@ def export(
         raise click.UsageError("--json goes with -o FILE: standard output has the export")
     if any(_is_same_file(output, one) for pattern in where for one in glob(pattern, recursive=True) or [pattern]):
         raise click.UsageError(f"{output} is what is to be read; give the export a name of its own")
+    suffix = Path(output).suffix.lower()
+    if form not in _SUFFIXES.get(suffix, (form,)):
+        warn(f"{output} is to be of format {form}, and its name says {suffix}: is it --format {_SUFFIXES[suffix][0]}?")
     exporter, options = _exporter(form)
     if what is not None:
         options["what"] = what

@@ -38,11 +38,17 @@ STYLES: Final = {
 }
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would exit with the status that a condition which failed has."""
+        raise BrokenPipeError
+
+
 def _console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
-    console = Console(file=stream, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    console = _Console(file=stream, markup=False, highlight=False, emoji=False, soft_wrap=True)
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(file=stream, markup=False, highlight=False, emoji=False, soft_wrap=True, width=_WIDE)
+        console = _Console(file=stream, markup=False, highlight=False, emoji=False, soft_wrap=True, width=_WIDE)
     return console
 
 
@@ -134,7 +140,8 @@ class _Terminal:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        self._stream.write(clean(text, keep="\n\t", limit=len(text)))
+        # Lines of CSV end with both.
+        self._stream.write(clean(text.replace("\r\n", "\n"), keep="\n\t", limit=len(text)))
         return len(text)
 
 

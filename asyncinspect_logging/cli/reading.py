@@ -17,7 +17,7 @@ from .commands import UnusableError
 if TYPE_CHECKING:
     from ..analysis.replay import Report
     from ..analysis.rules import Rules
-    from ..exporters.source import TaskStream
+    from ..streams import TaskStream
 
 __all__ = ["as_json", "log_options", "need_records", "need_tasks", "no_records", "read_rules"]
 __all__ += ["report_json", "tell_report"]

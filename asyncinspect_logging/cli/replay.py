@@ -33,12 +33,14 @@ Examples:
 @click.argument("logs", nargs=-1, required=True, metavar="LOG...")
 @click.option("--open", "all_open", is_flag=True, help="List every span that is open at the end, and where it was.")
 @click.option("--metrics", is_flag=True, help="Print the page that Prometheus would get.")
+@click.option("--processes", type=click.IntRange(1, 256), default=1, help="Files that are read at a time.")
 @log_options
 @as_json
 def replay(
     logs: tuple[str, ...],
     all_open: bool,
     metrics: bool,
+    processes: int,
     strict: bool,
     at: float | None,
     rules: str | None,
@@ -51,7 +53,9 @@ def replay(
     if metrics and (machine or all_open):
         raise click.UsageError("--metrics prints the page and nothing else; leave out --json and --open")
     with progress_bar("reading") as progress:
-        reading = Replay(list(logs), at=at, strict=strict, rules=read_rules(rules), progress=progress)
+        reading = Replay(
+            list(logs), at=at, strict=strict, rules=read_rules(rules), progress=progress, processes=processes
+        )
         inspector = reading.run()
     if not reading.report.records and not inspector.snapshot().names:
         raise no_records(reading.report, " ".join(logs))

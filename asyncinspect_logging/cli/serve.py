@@ -6,11 +6,11 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .reading import as_json, log_options, read_rules, tell_report
+from .reading import as_json, log_options, no_records, read_rules, tell_report
 
 if TYPE_CHECKING:
     from ..exporters.prometheus import Source
@@ -31,6 +31,17 @@ Examples:
 @click.option("--listen", metavar="ADDR", help="Take records on a socket: unix:PATH, or HOST:PORT.")
 @click.option("--state", metavar="FILE", help="Keep counters and places in this file, and go on from it.")
 @click.option(
+    "--grace",
+    type=click.FloatRange(0, 86_400),
+    metavar="SECONDS",
+    help="How long after its process is gone a span is ended as interrupted.  [default: 10]",
+)
+@click.option(
+    "--local/--not-local",
+    default=None,
+    help="Whether pids in the logs are of this machine.  [default: of processes seen to write them]",
+)
+@click.option(
     "--address", metavar="HOST:PORT", help="Where /metrics is.  [default: ASYNC_INSPECT_METRICS_PORT, or 9090]"
 )
 @log_options
@@ -40,6 +51,8 @@ def serve(
     follow: bool,
     listen: str | None,
     state: str | None,
+    grace: float | None,
+    local: bool | None,
     address: str | None,
     strict: bool,
     at: float | None,
@@ -56,34 +69,31 @@ def serve(
     if follow or listen is not None or state is not None:
         if strict or at is not None:
             raise click.UsageError("--strict and --at are for logs that are complete; leave out --follow and --listen")
-        _sidecar(logs, follow, listen, state, address, rules, machine)
+        from ..sidecar import Sidecar
+
+        # What is not given is as the sidecar has it.
+        options: dict[str, Any] = {} if grace is None else {"grace": grace}
+        sidecar = Sidecar(
+            logs, follow=follow, listen=listen, state=state, rules=read_rules(rules), local=local, **options
+        )
+        listening = None if sidecar.address is None else str(sidecar.address)
+        # Not its inspector: what is scraped is saved first, so that no counter is lower after a restart.
+        _page(sidecar, address, listening, machine, sidecar.stop, sidecar.run)
         return
+    if grace is not None or local is not None:
+        raise click.UsageError("--grace and --local are for processes that go on: give --follow or --listen")
     from ..analysis.replay import Replay
-    from .output import progress_bar
+    from .output import progress_bar, warn
 
     with progress_bar("reading") as progress:
         reading = Replay(list(logs), at=at, strict=strict, rules=read_rules(rules), progress=progress)
         inspector = reading.run()
     tell_report(reading)
+    # With rules, lines of others become spans.
+    if not reading.report.records and not inspector.snapshot(tasks=False).names:
+        warn(str(no_records(reading.report, " ".join(logs))))
     done = threading.Event()
     _page(inspector, address, None, machine, done.set, done.wait)
-
-
-def _sidecar(
-    logs: tuple[str, ...],
-    follow: bool,
-    listen: str | None,
-    state: str | None,
-    address: str | None,
-    rules: str | None,
-    machine: bool,
-) -> None:
-    from ..sidecar import Sidecar
-
-    sidecar = Sidecar(logs, follow=follow, listen=listen, state=state, rules=read_rules(rules))
-    listening = None if sidecar.address is None else str(sidecar.address)
-    # Not its inspector: what is scraped is saved first, so that no counter is lower after a restart.
-    _page(sidecar, address, listening, machine, sidecar.stop, sidecar.run)
 
 
 def _page(

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import shutil
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..analysis.quantiles import MoreThan
+from ..analysis.relations import STEPS
+from ..snapshot import Snapshot, TaskView
 from .reading import as_json, log_options, need_records, read_rules, tell_report
 from .text import clean, count, is_ascii, seconds
 
 if TYPE_CHECKING:
-    from ..analysis.profile import NameProfile
+    from ..analysis.profile import NameProfile, Profile
+    from ..streams import TaskStream
 
 __all__ = ["stats"]
 
@@ -28,13 +33,13 @@ Examples:
 )
 @click.argument("where", nargs=-1, required=True, metavar="WHERE...")
 @click.option("--detailed", is_flag=True, help="Distributions, rankings, hot paths and contention, too.")
-@click.option("--top", type=click.IntRange(1, 1000), default=10, show_default=True, help="Entries of each ranking.")
+@click.option("--top", type=click.IntRange(1, 1000), help="Entries of each ranking.  [default: 10; of --json, all]")
 @log_options
 @as_json
 def stats(
     where: tuple[str, ...],
     detailed: bool,
-    top: int,
+    top: int | None,
     strict: bool,
     at: float | None,
     rules: str | None,
@@ -52,11 +57,13 @@ def stats(
     with progress_bar("reading") as progress:
         source = load(list(where), strict=strict, at=at, rules=read_rules(rules), progress=progress)
         source = need_records(source, where)
-        found = profile(source)
+        seen = _Seen(source)
+        found = profile(source if isinstance(source, Snapshot) else seen)
     tell_report(source)
     if machine:
-        print_json("stats", found.to_dict())
+        print_json("stats", _known(found, steps=seen.steps, top=top))
         return
+    top = top or 10
     if detailed:
         wide = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
         text = found.render(wide, ascii=is_ascii(), top=top)
@@ -72,15 +79,57 @@ def stats(
         say(f"Note: {note}")
 
 
+class _Seen:
+    """A stream that notes whether any task in it has step records, and so tells what it waited for."""
+
+    def __init__(self, source: Snapshot | TaskStream) -> None:
+        self._source = source
+        self.steps = False
+
+    def __iter__(self) -> Iterator[TaskView]:
+        assert not isinstance(self._source, Snapshot)
+        for task in self._source:
+            self.steps = self.steps or any(event.kind in STEPS for event in task.events)
+            yield task
+
+    def rest(self) -> Snapshot:
+        assert not isinstance(self._source, Snapshot)
+        return self._source.rest()
+
+
+def _known(found: Profile, *, steps: bool, top: int | None) -> dict[str, Any]:
+    """The profile as plain values, with None for what nobody told, and so many entries of each ranking."""
+    document = found.to_dict()
+    for each in document["names"]:
+        if each["efficiency"] is None:
+            each |= {"busy": None, "idle": None, "scheduled": None}
+        if not found.tasks:
+            each["self"] = None
+        if not steps and not each["waited"]:
+            each["waited"] = None
+    if top is not None:
+        for key in ("hot_paths", "contention"):
+            document[key] = document[key][:top]
+        for key in ("busiest", "slowest", "least_efficient"):
+            document[key] = [each.name for each in getattr(found, key)(top)]
+    return document
+
+
 def _row(of: NameProfile) -> tuple[str, ...]:
     failed = of.outcomes.get("failed", 0)
     cancelled = sum(number for outcome, number in of.outcomes.items() if outcome not in ("completed", "failed"))
-    about = "~" if of.durations.basis != "samples" else ""
     quantiles = (of.durations.p50, of.durations.p95, of.durations.p99)
     return (
         of.name,
         *map(count, (of.spawned, of.live, failed, cancelled)),
-        *(seconds(value) if value is None else about + seconds(value) for value in quantiles),
+        *(_quantile(value, of.durations.basis) for value in quantiles),
         seconds(of.durations.max),
         seconds(of.busy),
     )
+
+
+def _quantile(value: float | None, basis: str) -> str:
+    if value is None:
+        return seconds(value)
+    # Of what is in the last bucket of a histogram, no more is known.
+    return ("> " if isinstance(value, MoreThan) else "" if basis == "samples" else "~") + seconds(value)

@@ -11,7 +11,7 @@ import asyncio
 import gc
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from itertools import islice
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, Final
@@ -42,6 +42,7 @@ __all__ = [
     "NEVER_YIELDED",
     "SELF_WAKES",
     "Lints",
+    "judge_told",
     "symptoms",
     "without_span",
 ]
@@ -71,6 +72,8 @@ def symptoms(span: Span | ToldSpan, config: Config) -> Iterator[tuple[str, str]]
         if span.thread == 0:
             if span.__class__ is DrivenSpan and not span.own_task:
                 return  # whoever was to make the task was told so by an exception
+            if isinstance(span, ToldSpan) and not span.is_entered:
+                return  # in which thread it began is yet to come
             yield (
                 NEVER_AWAITED,
                 f"{name}: the task was dropped before its first step; keep the event loop running until its tasks are "
@@ -110,6 +113,22 @@ def symptoms(span: Span | ToldSpan, config: Config) -> Iterator[tuple[str, str]]
             f"{name}: {tally.self_wakes} of its {tally.wakes} wakes were its own (many_self_wakes is {many}); instead "
             "of asking again and again with sleep(0), await what it waits for",
         )
+
+
+def judge_told(books: Books, span: ToldSpan, pid: int, before: Container[str] = ()) -> set[str]:
+    """Count what is wrong with a told span of the process `pid` that is over, but for the lints that it had `before`;
+    returns those that it has. To be asked at its end and after each record that comes late, and not when a batch has
+    been read: so it does not matter where batches are cut.
+    """
+    found = dict(symptoms(span, books.config))
+    if not found:
+        return set()
+    label, at = books.total_of(span.name, again=True).name, (span.exited_at + span.wall_offset) / 1e9
+    for lint, message in found.items():
+        if lint not in before:
+            evidence = (f"{pid}:{span.last_seq}",)
+            books.findings.add(Finding(lint, span.name, (span.id,), message, evidence, at), label)
+    return set(found)
 
 
 def _is_a_task(span: Span | ToldSpan) -> bool:
@@ -163,14 +182,14 @@ class Lints:
     # -- what the tallies say ----------------------------------------------------------------------------------------
 
     def judge(self, books: Books, suspects: Iterable[Suspect]) -> None:
-        """Have a closer look at spans that the books hold to be suspicious, each with the ids of records about it."""
+        """Have a closer look at spans of this process that the books hold to be suspicious."""
         config, over = self._config, []
-        for span, evidence in suspects:
+        for span in suspects:
             if isinstance(span, Forgotten):
                 self._tell_of_forgotten(books, span.name)
                 continue
             for lint, message in symptoms(span, config):
-                self._tell(books, span, lint, message, evidence)
+                self._tell(books, span, lint, message)
             if span.number not in books.live:
                 over.append(span.number)
         # A span that was suspicious before its end, too, is there twice.
@@ -186,15 +205,11 @@ class Lints:
         label = name if name in books.totals or has_room else OTHER
         books.findings.add(Finding(NEVER_AWAITED, name, (), message, (), at / 1e9), label)
 
-    def _tell(self, books: Books, span: Span | ToldSpan, lint: str, message: str, evidence: tuple[str, ...]) -> Finding:
+    def _tell(self, books: Books, span: Span, lint: str, message: str) -> Finding:
         """Add a finding, unless the span has one of this lint already."""
-        if span.outcome is None:
-            offset = system_clock.wall_ns(0, self._clock)
-            at = self._clock.monotonic_ns()
-        else:
-            offset = span.wall_offset if isinstance(span, ToldSpan) else system_clock.wall_ns(0, self._clock)
-            at = span.exited_at
-        finding = Finding(lint, span.name, (process.span_id(span.number),), message, evidence, (at + offset) / 1e9)
+        at = self._clock.monotonic_ns() if span.outcome is None else span.exited_at
+        at += system_clock.wall_ns(0, self._clock)
+        finding = Finding(lint, span.name, (process.span_id(span.number),), message, (), at / 1e9)
         told = self._told.get(span.number)
         if told is None:
             if len(self._told) >= self._purge_at:
@@ -294,7 +309,7 @@ class Lints:
             seconds = (now - known.since) / 1e9
             confirmed = known.look != self._looks and now - known.since >= after
             if confirmed and lint not in self._told.get(span.number, ()):
-                self._standing[key] = self._tell(books, span, lint, _MESSAGES[lint](span, coro, seconds), ())
+                self._standing[key] = self._tell(books, span, lint, _MESSAGES[lint](span, coro, seconds))
 
 
 def _leaked_message(span: Span, coro: Any, seconds: float) -> str:

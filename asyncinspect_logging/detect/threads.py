@@ -28,11 +28,11 @@ from types import BuiltinMethodType, CodeType, FrameType, GeneratorType, MemberD
 from typing import Any, Final, NamedTuple
 
 from ..stacks import current_frames
-from .chains import is_of_application, local, walk
+from .chains import enclosed, is_of_application, local, walk
 from .held import THREAD_LOCK, Hold, Owner, Place, Resource, Wait, new_id
 from .loop import hearts
 from .owners import innermost_span, owner_of
-from .waits import _cell, coroutine_of, future_of
+from .waits import coroutine_of, future_of
 
 __all__ = ["Stopped", "Threads", "suspended_at", "work_awaited"]
 
@@ -160,7 +160,7 @@ def work_awaited(task: Any) -> Any:
     """The future (`concurrent.futures`) of the work in an executor that a task waits for, or None."""
     for callback, _ in getattr(future_of(task), "_callbacks", None) or ():
         if getattr(callback, "__qualname__", "").startswith("_chain_future.<locals>."):
-            return _cell(callback, "source")
+            return enclosed(callback, "source")
     return None
 
 

@@ -159,6 +159,14 @@ class Waits:
             self._roots_seen.add(owner.root)
         return owner
 
+    def take_over(self, before: Waits) -> None:
+        """Go on in place of others, with what they know of this process."""
+        self.first_hand, self.at_first_hand = before.first_hand, before.at_first_hand
+        self._threads, self._resting_until = before._threads, before._resting_until
+        for wait in before.by_owner.values():
+            if wait.owner.task is not None:
+                self._begin(wait)
+
     def carry_over(self, live: Container[int]) -> None:
         """Go on with new books, in which nothing was found yet."""
         self.live = live

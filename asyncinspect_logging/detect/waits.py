@@ -168,16 +168,11 @@ def _of_future(future: Any) -> Wait:
             continue
         module, name = callback.__module__, callback.__qualname__
         if module == "asyncio.tasks" and name.startswith("shield.<locals>."):
-            inner = _cell(callback, "inner")
+            inner = enclosed(callback, "inner")
             return _of_future(inner)._replace(more=", shielded") if is_future(inner) else Wait("shield")
         if module == "asyncio.futures" and name.startswith("_chain_future.<locals>."):
-            return _of_thread(_cell(callback, "source"))
+            return _of_thread(enclosed(callback, "source"))
     return Wait("future")
-
-
-def _cell(function: FunctionType, name: str) -> Any:
-    """A variable of the function around, or None."""
-    return enclosed(function, name)
 
 
 def _of_several(how: str, awaited: Iterable[Any]) -> Wait:

@@ -73,16 +73,29 @@ def _run() -> None:
     me, bell = threading.current_thread(), _bell
     used = time.process_time()
     while _stays(me):
-        interval = min(max(_look_all(), _SHORTEST), _LONGEST)
-        began = time.monotonic()
-        bell.acquire(timeout=interval)
-        late = time.monotonic() - began - interval
-        before, used = used, time.process_time()
-        if late > _LATE and used - before < late / 2:
-            # Suspended, or on a machine that slept. Had it been kept from running by its own threads, it would have
-            # used the time.
-            for heart in hearts():
-                heart.excuse()
+        try:
+            used = _look_and_wait(bell, used)
+        except BaseException as error:
+            # Also what would end a thread without a word, such as a callback's SystemExit: nobody would look any more.
+            warn_once("watcher", type(error).__qualname__, "a look at what is stuck failed: %r", error)
+            bell.acquire(timeout=_LONGEST)
+
+
+def _look_and_wait(bell: threading.Lock, used: float) -> float:
+    """Have each of them look, and wait for the next time. `used`, and what is returned: the processor time that the
+    process had used at the last look, and at this one, in seconds.
+    """
+    interval = min(max(_look_all(), _SHORTEST), _LONGEST)
+    began = time.monotonic()
+    bell.acquire(timeout=interval)
+    late = time.monotonic() - began - interval
+    before, used = used, time.process_time()
+    if late > _LATE and used - before < late / 2:
+        # Suspended, or on a machine that slept. Had it been kept from running by its own threads, it would have used
+        # the time.
+        for heart in hearts():
+            heart.excuse()
+    return used
 
 
 def _look_all() -> float:

@@ -16,8 +16,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
+from ..histograms import cumulative
 from ..snapshot import Histogram, Snapshot
-from .combine import cumulative, printable
+from .combine import printable
 from .exemplars import Found
 from .families import DURATIONS, FAMILIES, Family, Group, Labels
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from types import MappingProxyType
 from typing import IO, Any, Final
 
 from ..snapshot import Event, Finding, Histogram, NameView, Snapshot, TaskView
 from ..states import TaskState
+from ..streams import in_snapshot_order
 from .source import Progress, Source, read_source
 from .writing import Path, to_file, to_path, to_string
 
@@ -25,11 +28,15 @@ FORMAT: Final = "asyncinspect_logging snapshot"
 VERSION: Final = 1
 
 _HEAD: Final = f'{{"format":"{FORMAT}","version":{VERSION},"tasks":['
+#: Bytes read from one call of the progress function to the next.
+_STEP: Final = 1 << 20
 #: Nesting of a field's value beyond which it is named only; fields that a span has taken are never deeper than 4.
 _MAX_DEPTH: Final = 64
 #: Whole numbers of more bits are written in hexadecimal, which is read in linear time.
 _MAX_BITS: Final = 1024
-_FLOAT_BITS: Final = 1000
+#: Bits of the largest number that is counted or measured, sums of many with 63 bits among them. (Fields may have any.)
+_BITS: Final = 127
+_MOST: Final = 1 << _BITS
 #: The key that marks what JSON has no word for. A mapping that has this key itself is marked, too.
 _MARK: Final = "$"
 _PLAIN: Final = frozenset({str, int, bool, type(None)})
@@ -57,24 +64,26 @@ class JsonExporter:
         to_file(_parts(source, progress), file)
 
     @staticmethod
-    def read(where: Path | bytes) -> Snapshot:
+    def read(where: Path | bytes, *, progress: Progress | None = None) -> Snapshot:
         """The snapshot that was exported to the file at `where`. Text that begins with `{` (and bytes) is not taken as
-        a path, but as the export itself.
+        a path, but as the export itself. `progress` is called now and then with the bytes read and the bytes in all
+        (None: not known).
 
         Raises `FormatError` where it is no complete export, and OSError where the file cannot be read.
         """
-        tasks = JsonTasks(where)
-        found = tuple(tasks)
+        tasks = JsonTasks(where, progress=progress)
+        found = in_snapshot_order(tasks)
         return tasks.rest()._replace(tasks=found)
 
 
 class JsonTasks:
     """The tasks of an export, read one after the other in flat memory, and then the `rest()`: a stream of tasks.
 
-    `where` and the errors are those of `JsonExporter.read`. An export that was laid out anew is read as a whole.
+    The arguments and errors are those of `JsonExporter.read`. An export that was laid out anew is read as a whole.
     """
 
-    def __init__(self, where: Path | bytes) -> None:
+    def __init__(self, where: Path | bytes, *, progress: Progress | None = None) -> None:
+        self._progress = progress
         self._text: bytes | None = None
         self._path: Path = "the export"
         if isinstance(where, bytes):
@@ -89,10 +98,26 @@ class JsonTasks:
         name = os.fspath(self._path)
         if self._text is not None:
             lines = iter(self._text.splitlines(keepends=True))
-            yield from self._read(name, lines)
+            yield from self._read(name, self._told(lines, len(self._text)))
             return
         with open(self._path, "rb") as file:
-            yield from self._read(name, file)
+            of_file = os.fstat(file.fileno())
+            total = of_file.st_size if stat.S_ISREG(of_file.st_mode) else None
+            yield from self._read(name, self._told(file, total))
+
+    def _told(self, lines: Iterator[bytes], total: int | None) -> Iterator[bytes]:
+        """The lines, and how far they have come."""
+        if self._progress is None:
+            yield from lines
+            return
+        done = told = 0
+        for line in lines:
+            yield line
+            done += len(line)
+            if done - told >= _STEP:
+                told = done
+                self._progress(done, total)
+        self._progress(done, total)
 
     def rest(self) -> Snapshot:
         """All but the tasks, once those have been gone through."""
@@ -280,32 +305,32 @@ def _wrong(value: Any, at: str, what: str) -> FormatError:
     return FormatError(f"{at}: {_shown(value)} is not {what}")
 
 
-def _text(value: Any, at: str) -> str:
-    if type(value) is str:
-        return value
+def _scalar(value: Any, at: str, of: tuple[type, ...], what: str) -> Any:
     plain = _unmarked(value, at) if type(value) is dict else value
-    if type(plain) is not str:
-        raise _wrong(value, at, "text")
+    if type(plain) not in of:
+        raise _wrong(value, at, what)
     return plain
+
+
+def _text(value: Any, at: str) -> str:
+    text: str = value if type(value) is str else _scalar(value, at, (str,), "text")
+    return text
 
 
 def _int(value: Any, at: str) -> int:
-    if type(value) is int:
-        return value
-    plain = _unmarked(value, at) if type(value) is dict else value
-    if type(plain) is not int:
-        raise _wrong(value, at, "a whole number")
-    return plain
+    what = f"a whole number of at most {_BITS} bits"
+    number: int = value if type(value) is int else _scalar(value, at, (int,), what)
+    if number.bit_length() > _BITS:
+        raise _wrong(value, at, what)
+    return number
 
 
 def _float(value: Any, at: str) -> float:
-    if type(value) is float:
-        return value
-    plain = _unmarked(value, at) if type(value) is dict else value
-    # A whole number is as good, as long as it is no larger than those that a float has.
-    if type(plain) is float or (type(plain) is int and plain.bit_length() < _FLOAT_BITS):
-        return plain
-    raise _wrong(value, at, "a number")
+    # A whole number is as good.
+    number: float = value if type(value) is float else _scalar(value, at, (float, int), "a number")
+    if not -_MOST < number < _MOST:
+        raise _wrong(value, at, f"a number of at most {_BITS} bits")
+    return number
 
 
 def _bool(value: Any, at: str) -> bool:
@@ -411,6 +436,8 @@ def _histogram(value: Any, at: str) -> Histogram:
     found = _record(value, at, _HISTOGRAM)
     if len(found["counts"]) != len(found["bounds"]) + 1:
         raise FormatError(f"{at}: {len(found['counts'])} counts for {len(found['bounds'])} bounds; there is one more")
+    if min(found["counts"]) < 0 or any(low >= high for low, high in pairwise(found["bounds"])):
+        raise FormatError(f"{at}: bounds that do not rise, or a count below zero, which no histogram has")
     return Histogram(**found)
 
 

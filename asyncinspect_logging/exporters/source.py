@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from ..snapshot import Snapshot, TaskView
+from ..streams import TaskStream, in_stream_order
 
-__all__ = ["Progress", "Reading", "Source", "TaskStream", "read_source"]
+__all__ = ["Progress", "Reading", "Source", "read_source"]
 
 #: Called now and then with the tasks done, and the tasks in all (None where that is not known beforehand).
 Progress: TypeAlias = Callable[[int, int | None], None]
 
 #: Tasks from one call of the progress function to the next.
 _STEP: Final = 1000
-
-
-@runtime_checkable
-class TaskStream(Protocol):
-    """Tasks that are there one after the other, as a log's are. `rest()` is what a snapshot has besides tasks, known
-    once they have been gone through.
-    """
-
-    def __iter__(self) -> Iterator[TaskView]: ...
-    def rest(self) -> Snapshot: ...
 
 
 class _Inspector(Protocol):
@@ -34,7 +25,9 @@ Source: TypeAlias = _Inspector | Snapshot | TaskStream
 
 
 class Reading(NamedTuple):
-    """A source that is about to be read: its tasks, the rest (to be asked for after the tasks), and how many tasks."""
+    """A source that is about to be read: its tasks, in the order of a stream, the rest (to be asked for after the
+    tasks), and how many tasks.
+    """
 
     tasks: Iterator[TaskView]
     rest: Callable[[], Snapshot]
@@ -51,7 +44,7 @@ def read_source(source: Source, progress: Progress | None = None) -> Reading:
         taken = source.snapshot()  # type: ignore[union-attr]
     if isinstance(taken, Snapshot):
         snapshot = taken
-        tasks, total = snapshot.tasks, len(snapshot.tasks)
+        tasks, total = in_stream_order(snapshot.tasks), len(snapshot.tasks)
         counted = iter(tasks) if progress is None else _count(iter(tasks), total, progress)
         return Reading(counted, lambda: snapshot._replace(tasks=()), total)
     if not isinstance(taken, TaskStream):

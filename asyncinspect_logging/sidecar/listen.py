@@ -30,7 +30,7 @@ __all__ = ["Listener"]
 
 #: Connections at a time; one more is closed at once.
 _MAX_CONNECTIONS: Final = 512
-#: Seconds without a byte after which a connection is closed. Our handler says something every 10 s.
+#: Seconds without the end of a line after which a connection is closed. Our handler says something every 10 s.
 _IDLE: Final = 60.0
 #: Bytes read from a connection before the next has its turn, and bytes of unfinished lines of all connections.
 _CHUNK: Final = 1 << 18
@@ -154,13 +154,14 @@ class Listener:
             # The beginning of a line that is left was not meant to be one: its end will come over another connection.
             self._close(connection)
             return
-        connection.heard_at = time.monotonic()
         end = data.rfind(b"\n") + 1
         if not end:
             # In place: a line may come byte by byte.
             connection.pending += data
             self._pending += len(data)
         else:
+            # Not for each byte: whoever sends one now and then would keep a place for ever.
+            connection.heard_at = time.monotonic()
             lines = (bytes(connection.pending) + data[: end - 1]).split(b"\n")
             self._set_pending(connection, data[end:])
             for line in lines:

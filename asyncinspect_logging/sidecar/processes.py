@@ -12,6 +12,7 @@ to it.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -24,11 +25,14 @@ from ..inspector import Inspector
 from ..placing import Placing
 from ..records import KEY, VERSION, is_id, is_whole
 from ..told import ToldSpan
+from .lines import payload_in
 
 __all__ = ["Processes", "base_of", "began_at", "writes"]
 
 #: Hex digits of an id that are the same for all spans of a process.
 BASE_DIGITS: Final = 8
+#: Finds the base of a record in a line, as our formatters write it.
+_BASE_IN: Final = re.compile(rb'"%b":\s?\{"v":\s?\d,\s?"kind":\s?"\w+",\s?"id":\s?"([0-9a-f]{8})' % KEY.encode()).search
 _MAX_PROCESSES: Final = 10_000
 #: Seconds by which the clocks of the kernel and of a record may differ.
 _SLACK: Final = 2.0
@@ -85,6 +89,18 @@ class Processes:
             known.last, known.log = payload, self.log
         except (LookupError, TypeError):
             self._meet(payload)
+
+    def heard_in(self, lines: list[bytes]) -> None:
+        """The same of all records in lines that came together, of which only the last of each process says anything."""
+        seen: set[bytes] = set()
+        for line in reversed(lines):
+            found = _BASE_IN(line)
+            if found is None or found[1] not in seen:
+                payload = payload_in(line)
+                base = base_of(payload or {})
+                if payload is not None and base is not None and base.encode() not in seen:
+                    seen.add(base.encode())
+                    self.heard(payload)
 
     def _meet(self, payload: Mapping[str, Any]) -> None:
         base = base_of(payload)

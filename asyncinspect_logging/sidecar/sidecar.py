@@ -30,6 +30,8 @@ _SCAN: Final = 1.0
 #: Lines over sockets after which it is time to save, and seconds that must lie between two saves even so.
 _MANY: Final = 2000
 _SHORTEST: Final = 0.5
+#: Lines without any record after which it is said that this may be another file than was meant.
+_NOT_OURS: Final = 1000
 #: Of the time, what saving may take; seconds that are not long for it; and seconds that a page may be old otherwise.
 _SHARE: Final = 0.05
 _QUICK: Final = 0.05
@@ -98,6 +100,8 @@ class Sidecar:
         self._took = 0.0
         self._page: Snapshot | None = None
         self._page_at = 0.0
+        # Whether it has been said that the files have no records, or is known that they have some.
+        self._said = False
         self._closed = False
         try:
             if state is not None:
@@ -220,29 +224,50 @@ class Sidecar:
         """Returns whether there is more to be read, and whether it is time for what is done now and then."""
         now = time.monotonic()
         due = now >= self._scan_at
-        if (due or self.files.moved) and (self._follow or not self._scan_at):
+        looks = (due or self.files.moved) and (self._follow or not self._scan_at)
+        if looks:
             self.files.scan()
         if due:
             self._scan_at = now + _SCAN
-        too_long = self.files.too_long
-        more = self.files.poll(self._take) or (self._follow and self.files.moved)
-        for _ in range(self.files.too_long - too_long):
+        bad = self.files.bad
+        more = self.files.poll(self._take)
+        for _ in range(self.files.bad - bad):
             self.reader.bad()
-        if not more:
+        if not more and self._follow and self.files.moved:
+            # It is looked at once at which files there are now. Where that was done just now, files come and go all
+            # the time, and whoever ran after them would do nothing else.
+            more = not looks
+        elif not more:
             with self._round_over:
                 self._rounds += 1
                 self._round_over.notify_all()
+            if not self._said and len(self.files) and self.reader.lines >= _NOT_OURS:
+                self._said = True
+                self._say_if_none()
             if due:
                 # Not before all is read that they have written.
                 self.processes.look()
         return more, due
 
+    def _say_if_none(self) -> None:
+        read = self.reader
+        if not read.records:
+            warn_once(
+                "follow",
+                f"no records in {self.files.patterns}",
+                "%s: no records of spans in %d lines, %d of them inside spans, %d of others and %d broken; follow "
+                "another file, or log at level DEBUG",
+                " ".join(self.files.patterns)[:1000],
+                read.lines,
+                read.annotations,
+                read.foreign,
+                read.broken,
+            )
+
     def _take(self, name: str, first: int, lines: list[bytes]) -> None:
-        read, heard = self.reader.read, self.processes.heard
         self.processes.log = self.files.key
-        for number, line in enumerate(lines, first):
-            if line:
-                read(line, heard, name, number)
+        self.reader.read_all(lines, name, first)
+        self.processes.heard_in(lines)
 
     # -- from one run to the next ------------------------------------------------------------------------------------
 
@@ -268,7 +293,7 @@ class Sidecar:
         """Write the state, if there is a file for it and anything has changed. Raises OSError."""
         if self._state is None:
             return
-        done = (self.reader.lines, self.processes.interrupted, self.files.bytes_read, self.files.too_long)
+        done = (self.reader.lines, self.processes.interrupted, self.files.bytes_read, self.files.bad, self._deadlocks())
         unsaved = 0 if self.listener is None else self.listener.unsaved
         if done == self._saved and not unsaved:
             return
@@ -280,6 +305,7 @@ class Sidecar:
                     "inspector": self.inspector.checkpoint(),
                     "files": self.files.dump(),
                     "processes": self.processes.dump(),
+                    "starts": self.reader.dump(),
                     "clients": [] if self.listener is None else self.listener.dump(),
                 }
             )
@@ -289,6 +315,12 @@ class Sidecar:
         if self.listener is not None:
             self.listener.saved()
 
+    def _deadlocks(self) -> int:
+        """How many were found: by looking, and so without any line."""
+        found: list[int] = []
+        self.inspector.enter(lambda placing: found.append(placing.books.findings.deadlocks))
+        return found[0]
+
     def _resume(self, state: StateFile) -> None:
         saved = state.load()
         if saved is None:
@@ -297,8 +329,10 @@ class Sidecar:
             self.inspector.resume(saved["inspector"])
             self.files.load(saved["files"])
             self.processes.load(saved["processes"])
+            self.reader.load(saved["starts"])
             if self.listener is not None:
                 self.listener.load(saved["clients"])
+            self._said = True
         except (ConfigError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise state.unusable(f"cannot be gone on from ({type(error).__name__}: {error})") from error
 

@@ -17,7 +17,7 @@ except ImportError:  # pragma: no cover - not on this system
 
 __all__ = ["StateFile"]
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _KIND: Final = "asyncinspect sidecar"
 
 

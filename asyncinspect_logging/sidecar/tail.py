@@ -1,32 +1,27 @@
 """Files that are written to, read to their ends again and again: across rotation, and from where a former run stopped.
 
-A file is known by device and inode, and by its first bytes, since an inode is used again. What was read of a file stays
-known by these bytes when the file is gone, so that a copy of it, compressed or not, is read from there on and not
-anew. Offsets are at the beginnings of lines: the piece of a line at the end is left where it is.
+A file is known by device and inode, and by some of its bytes (see `copies`), since an inode is used again. What was
+read of a file stays known by these when it is gone, so that a copy of it, compressed or not, is read from there on and
+not anew. Offsets are at the beginnings of lines: the piece of a line at the end is left where it is.
 """
 
 from __future__ import annotations
 
 import glob
-import gzip
 import os
-import re
 import stat
 import time
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ..diagnostics import warn_once
 from ..endpoint import MAX_LINE
 from ..errors import ConfigError
+from .copies import HEAD, ROTATED, UNPACKING, Mark, Unpacked, digest, head_of, last_of, origins_of
 
 __all__ = ["Files"]
 
-#: First bytes that a file is known by.
-_HEAD: Final = 1024
 #: Bytes read of one file before the next has its turn, and of all before something else has.
 _CHUNK: Final = MAX_LINE
 _TURN: Final = 4 * _CHUNK
@@ -34,17 +29,16 @@ _TURN: Final = 4 * _CHUNK
 _MAX_OPEN: Final = 128
 #: Files that are gone of which is remembered how far they were read.
 _MAX_READ: Final = 4096
-#: Files that are no log, remembered until they change.
+#: Files that are no log, or copies of one that is there, remembered until they change.
 _MAX_REFUSED: Final = 4096
 #: Seconds that a file which has no name any more is read on, after something was added last.
 _LINGER: Final = 5.0
 #: Seconds after which a compressed file that ends early is not being written any more.
 _PACKING: Final = 10.0
+#: Seconds without a change after which it is looked at whether a compressed file is a copy of one that is there.
+_SETTLED: Final = 2.0
 #: Nanoseconds by which the time in a file may be behind the clock.
 _COARSE: Final = 20_000_000
-_GZIP: Final = b"\x1f\x8b"
-#: Where the name of a file goes on once it is rotated: `app.log.1`, `app.log-20260101.gz`, `app.log.2026-01-01_12`.
-_ROTATED: Final = re.compile(r"[.\-_](?=\d)")
 
 _Key = tuple[int, int]
 #: Takes the name of a file, the number of the first line, counted from 1, and the lines (without newlines). The name is
@@ -53,46 +47,44 @@ Take = Callable[[str, int, list[bytes]], None]
 
 
 class _File:
-    """One file. `offset`: bytes read, of the unpacked text of a packed one. `lines`: how many that was.
-    `head`: digest of the first `head_size` bytes. `skipping`: in the middle of a line that is too long. `name`: what
-    it was called at first, and a number that no other has: whatever becomes of it, and of a copy of it, its lines are
-    known by that.
+    """One file. `mark`: how far it was read. `skipping`: in the middle of a line that is too long. `first`: what it was
+    called at first; `name`: that, and a number that no other has: whatever becomes of it, and of a copy of it, its
+    lines are known by that.
     """
 
-    __slots__ = (
-        "head",
-        "head_size",
-        "key",
-        "last",
-        "lines",
-        "name",
-        "offset",
-        "packed",
-        "path",
-        "skipping",
-        "unnamed_since",
-    )
+    __slots__ = ("first", "key", "last", "mark", "name", "packed", "path", "skipping", "unnamed_since")
 
     def __init__(self, path: str, key: _Key, *, packed: bool = False) -> None:
-        self.path = path
+        self.path = self.first = path
         self.key = key
         self.packed = packed
-        self.offset = self.lines = self.head_size = 0
-        self.head = self.name = ""
+        self.mark = Mark()
+        self.name = ""
         self.skipping = False
         #: Size and time of change when it was read to its end last.
         self.last: tuple[int, int] | None = None
         #: Since when (monotonic seconds) there is no name for it.
         self.unnamed_since: float | None = None
 
+    def read(self, data: bytes, used: int, head: bytes) -> None:
+        """Bytes were read, `data` up to where it is now. head: the first bytes of the file."""
+        mark = self.mark
+        if used:
+            tail = data[-HEAD:]
+            mark = mark._replace(tail=digest(tail), tail_size=len(tail), offset=mark.offset + used)
+        if mark.head_size < HEAD:
+            # Of what was read only: the rest may be a line that is being written.
+            size = min(HEAD, mark.offset, len(head))
+            mark = mark._replace(head=digest(head[:size]), head_size=size)
+        self.mark = mark
 
-def _digest(data: bytes) -> str:
-    return sha256(data).hexdigest()
 
+class _Past(NamedTuple):
+    """How far a file was read that is gone; `path` is what it was called last."""
 
-def _begins_with(data: bytes, size: int, digest: str) -> bool:
-    """Whether these are the first bytes that a file is known by; nothing begins with none."""
-    return 0 < size <= len(data) and _digest(data[:size]) == digest
+    mark: Mark
+    first: str
+    path: str
 
 
 class Files:
@@ -108,10 +100,14 @@ class Files:
                 raise ConfigError(f"{pattern!r} is no file; give the path of a log, or a glob such as 'logs/*.jsonl'")
         self._files: dict[_Key, _File] = {}
         self._open: OrderedDict[_Key, Any] = OrderedDict()
-        # How far files were read that are gone, by their heads: size of the head, offset, lines, name.
-        self._read: OrderedDict[str, tuple[int, int, int, str]] = OrderedDict()
-        self._head_sizes: set[int] = set()
-        self._refused: OrderedDict[tuple[int, ...], None] = OrderedDict()
+        # How far files were read that are gone, by their names.
+        self._read: OrderedDict[str, _Past] = OrderedDict()
+        # By device, inode, time and size; with the file that it is a copy of.
+        self._refused: OrderedDict[tuple[int, ...], _File | None] = OrderedDict()
+        # Names of logs that were found or asked for.
+        self._bases: set[str] = set()
+        # The same, and those of all files that are known.
+        self._names_met: set[str] = set()
         # Rotated files that changed since then (Unix time in ns), and are not known, were missed.
         self._since = time.time_ns() - _COARSE
         self._turn = self._count = 0
@@ -121,8 +117,8 @@ class Files:
         self.moved = True
         #: Device and inode of the file that was read last.
         self.key: _Key = (0, 0)
-        #: Lines that were too long.
-        self.too_long = 0
+        #: Lines that could not be had: too long, or the rest of a compressed file that is damaged.
+        self.bad = 0
         #: Bytes read in all.
         self.bytes_read = 0
 
@@ -148,6 +144,11 @@ class Files:
             elif file.unnamed_since is None:
                 file.unnamed_since = now
         fresh = [found for key, found in named.items() if key not in self._files]
+        if fresh:
+            self._names_met = self._bases.union(
+                *((file.first, file.path) for file in self._files.values()),
+                *((past.first, past.path) for past in self._read.values()),
+            )
         for path, status, own in sorted(fresh, key=lambda found: found[1].st_mtime_ns):
             self._meet(path, status, own)
 
@@ -163,13 +164,14 @@ class Files:
                 status = _status(path)
                 if status is not None:
                     yield path, status, True
+        self._bases = {os.path.join(folder, name) for folder, names in bases.items() for name in names}
         for folder, names in bases.items():
             try:
                 entries = os.listdir(folder)
             except OSError:
                 continue
             for entry in entries:
-                if any(entry[: suffix.start()] in names for suffix in _ROTATED.finditer(entry)):
+                if any(entry[: suffix.start()] in names for suffix in ROTATED.finditer(entry)):
                     status = _status(os.path.join(folder, entry))
                     if status is not None:
                         yield os.path.join(folder, entry), status, False
@@ -178,71 +180,113 @@ class Files:
         """A file that is not known by its inode: new, a copy of one that is known, or none of ours."""
         state = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
         if state in self._refused:
-            return
-        packed, head = _head_of(path)
+            other = self._refused[state]
+            if other is None or self._files.get(other.key) is other:
+                return
+            del self._refused[state]
+        packed, head = head_of(path)
         if head is None:
             return
-        file = _File(path, state[:2], packed=packed)
-        alike = [
-            other
-            for other in self._files.values()
-            if _begins_with(head, other.head_size, other.head)
-            # Not read yet, and perhaps renamed and copied meanwhile.
-            or (not own and not other.head_size and os.path.dirname(other.path) == os.path.dirname(path))
-        ]
-        # One of which it is a copy: whether the copy is needed will show when that one is cut off, or gone.
-        if any(self._begins_so(other, head) for other in alike):
+        if not head and not own:
+            # It may yet become a copy.
             return
-        before = self._known_by(head, None if packed else status.st_size)
+        file = _File(path, state[:2], packed=packed)
+        origins = origins_of(path) & self._names_met
+        self._names_met.add(path)
+        in_doubt = False
+        try:
+            for other in self._alike(head, origins, own):
+                is_copy = self._is_copy(file, status, head, other)
+                if is_copy:
+                    # Whether it is needed will show when that one is cut off, or gone.
+                    self._refuse(state, other)
+                    return
+                in_doubt = in_doubt or is_copy is None
+            before = self._known_by(file, head, origins)
+            if in_doubt and before is None:
+                return
+        except UNPACKING as error:
+            if packed and time.time() - status.st_mtime > _PACKING:
+                warn_once("follow", path, "%s cannot be unpacked: %s", path, error)
+                self._refuse(state, None)
+            return
         if before is not None:
-            file.head, file.head_size, file.offset, file.lines, file.name = before
             # From now on it is this file that is known by it.
-            del self._read[file.head]
+            past = self._read.pop(before)
+            file.mark, file.first, file.name = past.mark, past.first, before
         elif not own and status.st_mtime_ns <= self._since:
-            self._refused[state] = None
-            if len(self._refused) > _MAX_REFUSED:
-                self._refused.popitem(last=False)
+            self._refuse(state, None)
             return
         if not file.name:
             self._count += 1
             file.name = f"{path}#{self._count}"
         self._files[file.key] = file
 
-    def _known_by(self, head: bytes, length: int | None) -> tuple[str, int, int, int, str] | None:
-        """What was read before of a file that begins so. length: of the file in bytes, None where that is not known."""
-        for size in sorted(self._head_sizes, reverse=True):
-            if size <= len(head):
-                digest = _digest(head[:size])
-                known = self._read.get(digest)
-                # What is shorter than was read of that one is no copy of it: both have only begun alike.
-                if known is not None and known[0] == size and (length is None or known[1] <= length):
-                    return digest, *known
-        return None
+    def _refuse(self, state: tuple[int, ...], other: _File | None) -> None:
+        self._refused[state] = other
+        if len(self._refused) > _MAX_REFUSED:
+            self._refused.popitem(last=False)
 
-    def _begins_so(self, file: _File, head: bytes) -> bool:
-        """Whether a file that was known to begin like `head` does so now, as far as that goes."""
-        if file.packed:
-            return file.head_size > 0
-        try:
-            held = self._descriptor(file)
-            now = b"" if held is None else os.pread(held, _HEAD, 0)
-        except OSError:
+    def _alike(self, head: bytes, origins: frozenset[str], own: bool) -> list[_File]:
+        """The files that are there and begin like one that may be a copy of them by its name."""
+        return [
+            other
+            for other in self._files.values()
+            # One that was asked for is a copy of what was read; another one may be of what is yet to be read.
+            if (other.mark.begins(head) if own or other.mark.offset else True)
+            and self._may_be_of(origins, other.first, other.path)
+        ]
+
+    def _may_be_of(self, origins: frozenset[str], *names: str) -> bool:
+        """Whether a file may be a copy of one that has, or had, these names: made of it, or both of the same log."""
+        return bool(origins) and any(
+            name in origins or not self._bases.isdisjoint(origins & origins_of(name)) for name in names
+        )
+
+    def _is_copy(self, file: _File, status: os.stat_result, head: bytes, other: _File) -> bool | None:
+        """Whether a file that may be one is a copy of another that is there, and which may have grown since; None where
+        that will show later.
+        """
+        mark = other.mark
+        if other.packed:
+            return mark.begins(head) and _holds(file, mark)
+        held = self._descriptor(other)
+        if held is None:
+            return None
+        now = os.pread(held, HEAD, 0)
+        if mark.offset and not (mark.begins(now) and mark.ends(_before(held, mark.offset))):
+            # It holds something else by now than what may have been copied.
+            self._cut_off(other)
             return False
-        if held is not None and file.head_size and not _begins_with(now, file.head_size, file.head):
-            self._cut_off(file)
+        if not now.startswith(head):
             return False
-        return bool(head) and now.startswith(head)
+        if file.packed and time.time() - status.st_mtime < _SETTLED:
+            return None
+        place, last = last_of(file.path, file.packed, os.fstat(held).st_size + _CHUNK)
+        same = place <= os.fstat(held).st_size and _before(held, place) == last
+        # Before something was read, nobody would see that it is another file by now.
+        return same if mark.offset or not same else None
+
+    def _known_by(self, file: _File, head: bytes, origins: frozenset[str]) -> str | None:
+        """The name of one that is gone, and that was read to a place that this file has, too."""
+        found = [
+            (past.mark.offset, name)
+            for name, past in self._read.items()
+            if past.mark.begins(head)
+            and (file.path in (past.first, past.path) or self._may_be_of(origins, past.first, past.path))
+        ]
+        # What is shorter than was read of that one is no copy of it: both have only begun alike.
+        return next((name for _, name in sorted(found, reverse=True) if _holds(file, self._read[name].mark)), None)
 
     def _forget(self, file: _File) -> None:
         """A file is gone: what was read of it counts for its copies."""
         del self._files[file.key]
         self._close(file.key)
-        if file.head_size and file.offset:
-            self._read[file.head] = (file.head_size, file.offset, file.lines, file.name)
-            self._read.move_to_end(file.head)
+        if file.mark.offset:
+            self._read[file.name] = _Past(file.mark, file.first, file.path)
+            self._read.move_to_end(file.name)
             if len(self._read) > _MAX_READ:
                 self._read.popitem(last=False)
-            self._head_sizes = {known[0] for known in self._read.values()}
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -287,57 +331,55 @@ class Files:
         held = self._descriptor(file)
         if held is None:
             return 0, False
-        chunk = os.pread(held, _CHUNK, file.offset)
+        mark = file.mark
+        data = os.pread(held, mark.tail_size + _CHUNK, mark.offset - mark.tail_size)
         # After the chunk: a file that was cut off before it has another head by now, or none.
-        head = os.pread(held, _HEAD, 0)
-        if status.st_size < file.offset or (file.head_size and not _begins_with(head, file.head_size, file.head)):
+        head = os.pread(held, HEAD, 0)
+        if mark.offset and not (mark.begins(head) and mark.ends(data[: mark.tail_size])):
             self._cut_off(file)
             return 0, False
         if file.unnamed_since is not None:
             file.unnamed_since = now
+        chunk = data[mark.tail_size :]
         full = len(chunk) == _CHUNK
-        if not file.offset:
-            head = chunk
         used = self._take(file, chunk, take, full=full)
-        if file.head_size < _HEAD:
-            # Of what was read only: the rest may be a line that is being written.
-            file.head_size = min(_HEAD, file.offset, len(head))
-            file.head = _digest(head[: file.head_size])
+        file.read(data[: mark.tail_size + used], used, head if mark.offset else chunk)
         if not full:
             file.last = state
         return used, full
 
     def _take(self, file: _File, chunk: bytes, take: Take, *, full: bool) -> int:
-        """Hand over the whole lines of a chunk, and go on behind them. Returns by how many bytes."""
+        """Hand over the whole lines of a chunk. Returns how many bytes they are."""
         start = 0
         if file.skipping:
             start = chunk.find(b"\n") + 1
             if not start:
-                file.offset += len(chunk)
                 return len(chunk)
             file.skipping = False
-            file.lines += 1
+            file.mark = file.mark._replace(lines=file.mark.lines + 1)
         end = chunk.rfind(b"\n", start) + 1
         if end > start:
-            lines = chunk[start : end - 1].split(b"\n")
-            take(file.name, file.lines + 1, lines)
-            file.lines += len(lines)
+            self._hand_over(file, chunk[start : end - 1].split(b"\n"), take)
         elif not start and full:
             # A line that has no end in as much as a line may be.
-            self.too_long += 1
+            self.bad += 1
             file.skipping = True
             end = len(chunk)
-        end = max(start, end)
-        file.offset += end
-        return end
+        return max(start, end)
+
+    def _hand_over(self, file: _File, lines: list[bytes], take: Take) -> None:
+        take(file.name, file.mark.lines + 1, lines)
+        file.mark = file.mark._replace(lines=file.mark.lines + len(lines))
 
     def _take_rest(self, file: _File, take: Take) -> None:
         """The last line of a file that is gone may lack its newline."""
         held = self._open.get(file.key)
-        rest = b"" if held is None or file.skipping else os.pread(held, _CHUNK, file.offset)
+        if held is None or file.skipping:
+            return
+        rest = os.pread(held, _CHUNK, file.mark.offset)
         if rest:
-            take(file.name, file.lines + 1, [rest])
-            file.offset += len(rest)
+            self._hand_over(file, [rest], take)
+            file.read(rest, len(rest), os.pread(held, HEAD, 0))
 
     def _cut_off(self, file: _File) -> None:
         """The file begins anew, or another one has its inode: it is met again, and a copy of what it was may be
@@ -350,34 +392,39 @@ class Files:
     def _poll_packed(self, file: _File, take: Take) -> tuple[int, bool]:
         if file.last is not None:
             return 0, False
-        held = self._open.get(file.key)
+        held, chunk, problem = self._open.get(file.key), self._rests.pop(file.key, b""), None
         try:
             if held is None:
-                held = gzip.open(file.path, "rb")  # noqa: SIM115 - stays open
+                held = Unpacked(file.path)
                 self._hold(file.key, held)
-                held.seek(file.offset)
-            rest = self._rests.pop(file.key, b"")
-            chunk = rest + held.read(_CHUNK - len(rest))
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            self._close(file.key)
-            status = os.stat(file.path)
-            if time.time() - status.st_mtime > _PACKING:
-                warn_once("follow", file.path, "%s cannot be unpacked: %s", file.path, error)
-                file.last = (0, 0)
-            return 0, False
-        full = len(chunk) == _CHUNK
-        if not full and chunk and not chunk.endswith(b"\n"):
-            chunk += b"\n"
+                if not _goes_on(held, file.mark):
+                    self._cut_off(file)
+                    return 0, False
+            while len(chunk) < _CHUNK and (data := held.read(_CHUNK - len(chunk))):
+                chunk += data
+        except UNPACKING as error:
+            if time.time() - os.stat(file.path).st_mtime < _PACKING:
+                # It is being written, and read again from where it was read to.
+                self._close(file.key)
+                return 0, False
+            warn_once("follow", file.path, "%s cannot be unpacked: %s", file.path, error)
+            self.bad += 1
+            problem = error
+        mark = file.mark
+        head = chunk if not mark.offset or mark.head_size == HEAD else head_of(file.path)[1] or b""
+        full = len(chunk) == _CHUNK and problem is None
         used = self._take(file, chunk, take, full=full)
         if full:
             self._rests[file.key] = chunk[used:]
-            return used, True
-        if not file.head_size:
-            head = _head_of(file.path)[1] or b""
-            file.head, file.head_size = _digest(head), len(head)
-        file.last = (0, 0)
-        self._close(file.key)
-        return used, False
+        else:
+            if chunk[used:] and not file.skipping and problem is None:
+                # The last line may lack its newline.
+                self._hand_over(file, [chunk[used:]], take)
+                used = len(chunk)
+            file.last = (0, 0)
+            self._close(file.key)
+        file.read(chunk[:used], used, head)
+        return used, full
 
     # -- descriptors -------------------------------------------------------------------------------------------------
 
@@ -417,7 +464,7 @@ class Files:
 
     def dump(self) -> dict[str, Any]:
         """How far everything was read, as values that JSON can hold."""
-        slots = ("path", "offset", "lines", "head", "head_size", "skipping", "packed", "name")
+        slots = ("path", "first", "mark", "skipping", "packed", "name")
         return {
             "count": self._count,
             "since": self._since,
@@ -426,7 +473,7 @@ class Files:
                 | {slot: getattr(file, slot) for slot in slots}
                 for file in self._files.values()
             ],
-            "read": [[head, *known] for head, known in self._read.items()],
+            "read": [[name, *past] for name, past in self._read.items()],
         }
 
     def load(self, saved: Mapping[str, Any]) -> None:
@@ -435,14 +482,39 @@ class Files:
         for one in saved["files"]:
             dev, ino = map(int, one["key"])
             file = self._files[dev, ino] = _File(str(one["path"]), (dev, ino), packed=bool(one["packed"]))
-            file.offset, file.lines, file.head_size = int(one["offset"]), int(one["lines"]), int(one["head_size"])
-            file.head, file.skipping, file.name = str(one["head"]), bool(one["skipping"]), str(one["name"])
+            file.mark, file.first, file.name = _mark(one["mark"]), str(one["first"]), str(one["name"])
+            file.skipping = bool(one["skipping"])
             if one["done"]:
                 file.last = (0, 0)
-        for head, *known, name in saved["read"]:
-            size, offset, lines = map(int, known)
-            self._read[str(head)] = (size, offset, lines, str(name))
-        self._head_sizes = {known[0] for known in self._read.values()}
+        for name, mark, first, path in saved["read"]:
+            self._read[str(name)] = _Past(_mark(mark), str(first), str(path))
+
+
+def _mark(saved: Any) -> Mark:
+    head, head_size, tail, tail_size, offset, lines = saved
+    mark = Mark(str(head), int(head_size), str(tail), int(tail_size), int(offset), int(lines))
+    if not (0 <= mark.head_size <= HEAD and 0 <= mark.tail_size <= min(HEAD, mark.offset)):
+        raise ValueError(f"a file cannot be known by {mark.head_size} and {mark.tail_size} bytes")
+    return mark
+
+
+def _before(held: int, place: int) -> bytes:
+    size = min(HEAD, place)
+    return os.pread(held, size, place - size)
+
+
+def _holds(file: _File, mark: Mark) -> bool:
+    """Whether a file has, at the place of a mark, what was read there."""
+    place, last = last_of(file.path, file.packed, mark.offset)
+    return place == mark.offset and mark.ends(last)
+
+
+def _goes_on(stream: Any, mark: Mark) -> bool:
+    """Go to the place of a mark in a file just opened. Returns whether it is what was read until there."""
+    place = mark.offset - mark.tail_size
+    while place > 0 and (data := stream.read(min(_CHUNK, place))):
+        place -= len(data)
+    return not mark.offset or (place == 0 and mark.ends(stream.read(mark.tail_size)))
 
 
 def _status(path: str) -> os.stat_result | None:
@@ -451,16 +523,3 @@ def _status(path: str) -> os.stat_result | None:
     except OSError:
         return None
     return status if stat.S_ISREG(status.st_mode) else None
-
-
-def _head_of(path: str) -> tuple[bool, bytes | None]:
-    """Whether a file is packed, and its first bytes, unpacked; None where they cannot be had (yet)."""
-    try:
-        with open(path, "rb") as plain:
-            head = plain.read(_HEAD)
-        if not head.startswith(_GZIP):
-            return False, head
-        with gzip.open(path, "rb") as packed:
-            return True, packed.read(_HEAD)
-    except (OSError, EOFError, zlib.error):
-        return False, None

@@ -21,9 +21,16 @@ def main() -> None:
     parser.add_argument("--listen", help='where to take lines, such as "unix:/tmp/asyncinspect.sock"')
     parser.add_argument("--state", help="a file to keep the counters in")
     parser.add_argument("--grace", type=float, default=10.0, help="seconds until a process that is gone counts as gone")
+    parser.add_argument("--local", action="store_true", help="whoever wrote the logs did so on this machine")
     parser.add_argument("--metrics", default="127.0.0.1:9090", help="where to serve the metrics")
     arguments = parser.parse_args()
-    sidecar = Sidecar(arguments.logs, listen=arguments.listen, state=arguments.state, grace=arguments.grace)
+    sidecar = Sidecar(
+        arguments.logs,
+        listen=arguments.listen,
+        state=arguments.state,
+        grace=arguments.grace,
+        local=arguments.local or None,
+    )
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sidecar.stop())
     with PrometheusExporter(sidecar, update_interval=0) as exporter:

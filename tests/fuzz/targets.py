@@ -16,18 +16,29 @@ from pathlib import Path
 from typing import Any, Final
 
 from asyncinspect_logging import Config, Inspector
+from asyncinspect_logging.analysis.compare import compare
 from asyncinspect_logging.analysis.files import LogFileError
+from asyncinspect_logging.analysis.graph import graph
+from asyncinspect_logging.analysis.lifecycle import check
 from asyncinspect_logging.analysis.pages import PageError, read_page
+from asyncinspect_logging.analysis.profile import profile
 from asyncinspect_logging.analysis.replay import replay
 from asyncinspect_logging.analysis.rules import parse_rules
 from asyncinspect_logging.endpoint import parse_endpoint
 from asyncinspect_logging.errors import ConfigError
-from asyncinspect_logging.exporters.json_file import FormatError, JsonExporter
+from asyncinspect_logging.exporters.chrome_trace import ChromeTraceExporter
+from asyncinspect_logging.exporters.combine import combine
+from asyncinspect_logging.exporters.csv_file import CsvExporter
+from asyncinspect_logging.exporters.exposition import Renderer
+from asyncinspect_logging.exporters.flame import MEASURES, FlameExporter
+from asyncinspect_logging.exporters.json_file import FormatError, JsonExporter, JsonTasks
 from asyncinspect_logging.exporters.prometheus import PrometheusExporter
 from asyncinspect_logging.records import TRACE
 from asyncinspect_logging.sidecar.lines import Reader
 from asyncinspect_logging.sidecar.listen import Listener
 from asyncinspect_logging.sidecar.processes import Processes
+from asyncinspect_logging.snapshot import Snapshot
+from asyncinspect_logging.streams import TaskStream
 from asyncinspect_logging.testing import FakeClock
 
 __all__ = ["TARGETS", "corpus_of"]
@@ -35,6 +46,38 @@ __all__ = ["TARGETS", "corpus_of"]
 #: In memory where the system has such a folder.
 _FOLDER: Final = "/dev/shm" if os.path.isdir("/dev/shm") else None
 _SMALL: Final = Config(max_tasks=20, max_events=50, max_names=20)
+
+
+def _use(snapshot: Snapshot, stream: TaskStream | None = None) -> None:
+    """What was read goes into everything that takes it, as a whole and, if it can be, as a stream."""
+    for source in (snapshot, stream):
+        if source is None:
+            continue
+        for exporter in (CsvExporter, ChromeTraceExporter, FlameExporter):
+            exporter.export_to_string(source)
+        CsvExporter.export_to_string(source, what="events")
+        for form in MEASURES:
+            FlameExporter.export_to_string(source, measure=form, form="collapsed")
+        told = profile(source)
+        told.render(ascii=True)
+        json.dumps(told.to_dict(), allow_nan=False)
+        edges = graph(source)
+        json.loads(edges.to_json())
+        for text in (edges.to_text(ascii=True), edges.to_dot(), edges.to_mermaid()):
+            assert text
+        for flaw in check(source):
+            assert flaw.message
+    renderer = Renderer()
+    renderer.page(renderer.blocks(combine([snapshot, _exported()])))
+    for before in (snapshot, _exported()):
+        difference = compare(before, snapshot)
+        difference.render()
+        json.dumps(difference.to_dict(), allow_nan=False)
+
+
+@cache
+def _exported() -> Snapshot:
+    return JsonExporter.read(_exports()[0])
 
 
 def _log(data: bytes) -> None:
@@ -53,7 +96,9 @@ def _log(data: bytes) -> None:
     if len(data) % 16:
         return  # often enough, and it takes several times as long as all the rest
     PrometheusExporter(inspector).gather()
-    assert JsonExporter.read(JsonExporter.export_to_string(snapshot).encode()) == snapshot
+    text = JsonExporter.export_to_string(snapshot).encode()
+    assert JsonExporter.read(text) == snapshot
+    _use(snapshot, JsonTasks(text))
 
 
 def _record(data: bytes) -> None:
@@ -74,6 +119,7 @@ def _export(data: bytes) -> None:
     except FormatError:
         return
     assert JsonExporter.read(JsonExporter.export_to_string(snapshot).encode()) == snapshot
+    _use(snapshot, JsonTasks(data))
 
 
 def _rules(data: bytes) -> None:
@@ -98,7 +144,8 @@ def _page(data: bytes) -> None:
         snapshot = read_page(data)
     except PageError:
         return
-    JsonExporter.export_to_string(snapshot)
+    assert JsonExporter.read(JsonExporter.export_to_string(snapshot)).names == snapshot.names
+    _use(snapshot)
 
 
 def _state(data: bytes) -> None:

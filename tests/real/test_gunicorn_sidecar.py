@@ -156,7 +156,7 @@ def everything(
 ) -> Iterator[tuple[Service, Load, Metrics, ExitStack]]:
     folder = tmp_path / "l"
     folder.mkdir()
-    source = ["--listen", f"unix:{folder / 's'}"] if mode == "socket" else [str(folder / "*.jsonl")]
+    source = ["--listen", f"unix:{folder / 's'}"] if mode == "socket" else [str(folder / "*.jsonl"), "--local"]
     command = [sys.executable, str(EXAMPLE / "serve.py"), *source]
     command += ["--state", str(tmp_path / "state"), "--grace", str(grace), "--metrics", "127.0.0.1:0"]
     with ExitStack() as stack:
@@ -198,7 +198,7 @@ def test_workers_that_end(tmp_path: Path, mode: str, preload: bool) -> None:
             )
         )
         until(lambda: not before & set(service.workers()))
-        now = metrics.settled()
+        now = metrics.settled(load.answered)
     report(mode, load, now)
     assert load.answered > 200
     assert now["tasks_completed_total"] == load.answered
@@ -215,7 +215,7 @@ def test_workers_that_are_killed_with_files(tmp_path: Path) -> None:
         killed = []
         for_each = [lambda: killed.append(service.workers()[0]) or os.kill(killed[-1], signal.SIGKILL)] * 3
         asyncio.run(under(load, *for_each))
-        now = metrics.settled()
+        now = metrics.settled(load.answered)
     report("files", load, now)
     assert len(set(killed)) == 3
     assert load.answered <= now["tasks_completed_total"] <= load.answered + load.failed
