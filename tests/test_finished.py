@@ -142,6 +142,9 @@ def test_of_a_log(tmp_path: Path, listen: Listen) -> None:
     for number in range(300):
         with span("work", number=number):
             pass
+    for handler in logging.getLogger("asyncinspect").handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.close()
     inspector = Inspector()
     finished = inspector.finished()
     replay(log, inspector=inspector)
