@@ -31,7 +31,7 @@ def clock():
 
 @pytest.fixture
 def no_watcher():
-    """The watcher of tests before, which may still be at it, has left."""
+    """The watcher of tests before, which may still be at it, has left: for a test that plays with what it goes by."""
     thread = watch._thread
     if thread is not None:
         watch._watched.clear()
@@ -679,7 +679,7 @@ def test_watcher_outlives_what_would_end_a_thread(listen, factory, monkeypatch):
     inspector._books.quiet_looks = QUIET
 
 
-def test_thread_that_cannot_be_had(listen, monkeypatch):
+def test_thread_that_cannot_be_had(no_watcher, listen, monkeypatch):
     """Is no error of the application's."""
 
     def start(self):
