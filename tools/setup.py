@@ -44,6 +44,7 @@ PROGRAMS = {
 }
 #: What they run in Node.js, by package and version.
 NODE_PACKAGES = {"statsd": "0.9.0"}
+_NPM_TIMEOUT = 60  # seconds
 
 
 def say(text: str) -> None:
@@ -187,26 +188,27 @@ def install_node_packages() -> None:
         return
     say(f"installing {' and '.join(wanted)} for Node.js")
     folder.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(
-        [
-            "npm",
-            "install",
-            "--prefix",
-            str(folder),
-            "--ignore-scripts",
-            "--no-save",
-            "--no-audit",
-            "--no-fund",
-            *wanted,
-        ],
-        stdin=subprocess.DEVNULL,
-        stdout=sys.stderr,
-        check=False,
-    )
-    if done.returncode:
-        say("they could not be installed")
-    else:
-        stamp.write_text("\n".join(wanted), "utf-8")
+    command = [
+        "npm",
+        "install",
+        "--prefix",
+        folder,
+        "--ignore-scripts",
+        "--no-save",
+        "--no-audit",
+        "--no-fund",
+        *wanted,
+    ]
+    for _ in range(2):
+        # A registry that does not answer is asked once more, and not waited for.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            done = subprocess.run(
+                [*map(str, command)], stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False, timeout=_NPM_TIMEOUT
+            )
+            if done.returncode == 0:
+                stamp.write_text("\n".join(wanted), "utf-8")
+                return
+    say("they could not be installed")
 
 
 def main() -> None:
