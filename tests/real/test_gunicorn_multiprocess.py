@@ -79,7 +79,7 @@ def running(folder: Path, *options: str) -> Iterator[Service]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     environment = dict(os.environ, PROMETHEUS_MULTIPROC_DIR=str(folder))
-    command = [sys.executable, "-m", "gunicorn", "app:app", "--chdir", str(EXAMPLE), "-w", str(WORKERS)]
+    command = [sys.executable, "-m", "gunicorn", "shop:app", "--chdir", str(EXAMPLE), "-w", str(WORKERS)]
     command += ["-c", str(EXAMPLE / "conf.py"), "-k", "uvicorn_worker.UvicornWorker", "-b", f"127.0.0.1:{port}"]
     with subprocess.Popen([*command, *options], env=environment, stderr=subprocess.DEVNULL) as process:
         service = Service(process, port)

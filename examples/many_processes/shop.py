@@ -2,7 +2,7 @@
 
     mkdir -p /tmp/shop && rm -f /tmp/shop/*
     PROMETHEUS_MULTIPROC_DIR=/tmp/shop gunicorn --chdir examples/many_processes -c examples/many_processes/conf.py \
-        -w 4 -k uvicorn_worker.UvicornWorker app:app
+        -w 4 -k uvicorn_worker.UvicornWorker shop:app
 
 It is at http://127.0.0.1:8000/metrics, whichever worker answers.
 """
