@@ -1123,3 +1123,27 @@ def test_the_watcher_finds_it(inspector: Inspector, monkeypatch: pytest.MonkeyPa
             await end(tasks)
 
     asyncio.run(main())
+
+
+def test_a_wait_told_twice(stream):
+    """The record that ended the first of two waits is missing: what is told of the resource afterwards still counts."""
+    tell, inspector = stream(), Inspector()
+    inspector.first_hand = False
+
+    def one(number):
+        return {"owner": f"{100 + number:016x}", "root": f"{tell.base + number:016x}", "task": "t", "at": "a.py:1"}
+
+    lock = {"kind": "lock", "name": "L", "id": f"{500:016x}"}
+    held = [{**one(2), "id": f"{tell.base + 2:016x}", "name": "job", "t": 5}]
+    for payload in (
+        tell("enter", 1),
+        tell("enter", 2),
+        tell("wait", 1, resource=lock, holders=held, **one(1)),
+        tell("wait", 1, resource=lock, holders=held, **one(1)),
+        tell("release", 2, resource=lock, **one(2)),
+        tell("acquire", 1, resource=lock, **one(1)),
+        tell("wait", 2, resource=lock, holders=[{**held[0], **one(1), "id": f"{tell.base + 1:016x}"}], **one(2)),
+    ):
+        inspector.apply(payload)
+    inspector.look()
+    assert inspector.snapshot().deadlocks == 0

@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 __all__ = ["Bulk", "Open", "unfold"]
 
 _BASE: Final = re.compile(r"(?!0{8})[0-9a-f]{8}")
+_ID: Final = re.compile(r"[0-9a-f]{16}")
+#: Bytes: what is taken in has to be readable once more, later and with more on the stack. No shorter line is nested too
+#: deep for that, and none shorter than the other has a number of more digits than Python reads.
+_LONG: Final = 1000
+_TOO_LONG: Final = 4000
+_NESTED: Final = 100
 _NO_ID: Final = "0" * 16
 _NO_TRACE: Final = "0" * 32
 _POLL_BOUNDS: Final = list(POLL_COUNT_BOUNDS)
@@ -90,6 +96,11 @@ def unfold(exit: Exit, policy: FieldPolicy) -> ToldSpan:
     span.apply(telling_in(exit.line, policy))
     exit.begun = span
     return span
+
+
+def _is_odd(line: bytes) -> bool:
+    """Whether a long line may be one that cannot be read a second time."""
+    return len(line) > _TOO_LONG or line.count(b"[") + line.count(b"{") > _NESTED
 
 
 class Bulk:
@@ -215,7 +226,7 @@ class Bulk:
         record: Any
         try:
             for line, record in lines:
-                if record is None:
+                if record is None or (len(line) > _LONG and _is_odd(line)):
                     return line
                 record = record.asyncinspect
                 kind, id, of = type(record), record.id, record.pid
@@ -235,12 +246,12 @@ class Bulk:
                     seen.high = high
                     seen.skip_to(seq)
                     high = seen.high
-                if wall > latest:
-                    if wall > limit:
-                        high += 1
-                        later += 1
-                        continue
-                    latest = wall
+                if wall > limit:
+                    if _ID.match(id) is None:
+                        return line
+                    high += 1
+                    later += 1
+                    continue
 
                 if kind is Exit:
                     entry = begun_pop(id, None)
@@ -385,6 +396,9 @@ class Bulk:
                             entry.polls += 1
                         if notes_polls and (everything or samples(entry)):
                             note(line)
+                # Of a line that was taken in, and no other.
+                if wall > latest:
+                    latest = wall
                 high += 1
             return None
         finally:

@@ -119,6 +119,10 @@ class Waits:
                     holder, held["t"], held.get("at", ""), span=held.get("id", 0), span_name=held.get("name", "")
                 )
                 resource.holders[holder.number] = hold._replace(permits=held.get("count", 1))
+            given_up = self.by_owner.get(owner.number)
+            if given_up is not None:
+                # The record of its end is missing. It ends first, for with it the resource may be forgotten.
+                self._end(given_up)
             known = self._told_resources.setdefault(id, resource)
             # What the latest wait says of a resource holds for those before it too.
             known.holders, known.open = resource.holders, resource.open
