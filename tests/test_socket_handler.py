@@ -46,7 +46,7 @@ def handle() -> Iterator[Callable[..., AsyncInspectSocketHandler]]:
         handler.close()
 
 
-def until(true: Callable[[], Any], seconds: float = 10.0) -> None:
+def until(true: Callable[[], Any], seconds: float = 30.0) -> None:
     """Wait for something that happens in another thread."""
     end = time.monotonic() + seconds
     while not true():

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 import prometheus_client
@@ -131,6 +132,8 @@ class PushJob:
                 self.errors += 1
                 gateway = self._where["gateway"]
                 warn_once("push", f"{gateway} {type(error).__name__}", "the push to %s failed: %r", gateway, error)
+                if isinstance(error, HTTPError):
+                    error.close()  # it is the answer, with its connection
 
 
 def write_textfile(path: str | os.PathLike[str], *, exporter: PrometheusExporter | None = None) -> None:

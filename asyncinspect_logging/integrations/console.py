@@ -85,14 +85,19 @@ def _monitors() -> list[str]:
     return found
 
 
+def _measures_coverage(trace: object) -> bool:
+    return (getattr(trace, "__module__", None) or type(trace).__module__).partition(".")[0] == "coverage"
+
+
 def _debugger() -> str:
     monitoring = getattr(sys, "monitoring", None)
     if monitoring is not None:
         tool = monitoring.get_tool(monitoring.DEBUGGER_ID)
         if tool:
             return str(tool)
-    if sys.gettrace() is not None and "bdb" in sys.modules:
-        return f"a trace function, {getattr(sys.gettrace(), '__qualname__', 'of C')}"
+    trace = sys.gettrace()
+    if trace is not None and "bdb" in sys.modules and not _measures_coverage(trace):
+        return f"a trace function, {getattr(trace, '__qualname__', 'of C')}"
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as status:
             tracer = next((line.split()[1] for line in status if line.startswith("TracerPid:")), "0")

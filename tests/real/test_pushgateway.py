@@ -41,7 +41,9 @@ def gateway() -> Iterator[str]:
                 try:
                     urllib.request.urlopen(f"http://{address}/-/ready").close()
                     break
-                except OSError:
+                except OSError as error:
+                    if isinstance(error, urllib.error.HTTPError):
+                        error.close()
                     assert time.monotonic() < end
                     time.sleep(0.05)
             yield address
@@ -122,5 +124,6 @@ def test_a_job(gateway: str, listen: Callable[..., Inspector]) -> None:
 
 def test_a_gateway_refuses(gateway: str, listen: Callable[..., Inspector]) -> None:
     """`push` says so."""
-    with PrometheusExporter(listen()) as exporter, pytest.raises(urllib.error.HTTPError):
+    with PrometheusExporter(listen()) as exporter, pytest.raises(urllib.error.HTTPError) as caught:
         push(f"{gateway}/nowhere", "import", exporter=exporter)
+    caught.value.close()
