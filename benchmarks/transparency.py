@@ -19,6 +19,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tarfile
@@ -212,6 +213,16 @@ def compare(suite: Suite, tests: Sequence[str]) -> dict[str, Any]:
     }
 
 
+_FOLDERS = re.compile(r"/\S*?/(?=site-packages/|\.cache/transparency/)|/\S*?/lib/python3\.\d+/(?!site-packages)")
+
+
+def _from_anywhere(message: str) -> str:
+    """Without the folders of the machine that it was found on."""
+    return re.sub(
+        r"/\S*?/(?=site-packages/|\.cache/transparency/)|/\S*?/lib/python3\.\d+/(?!site-packages)", "", message
+    )
+
+
 def distinct(findings: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One of each kind, name and test function, whatever its parameters, with how often it was found."""
     kept: dict[tuple[str, str, str], dict[str, Any]] = {}
@@ -219,7 +230,13 @@ def distinct(findings: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         test = finding["test"].partition("[")[0]
         key = (finding["kind"], test, finding["name"])
         if key not in kept:
-            kept[key] = {"kind": key[0], "test": test, "name": key[2], "times": 0, "message": finding["message"]}
+            kept[key] = {
+                "kind": key[0],
+                "test": test,
+                "name": key[2],
+                "times": 0,
+                "message": _from_anywhere(finding["message"]),
+            }
         kept[key]["times"] += 1
     return [kept[key] for key in sorted(kept)]
 
