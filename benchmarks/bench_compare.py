@@ -180,7 +180,7 @@ def _figures(runs: int, seconds: float, tries: int) -> dict[str, float]:
 def comparisons(scale: Scale) -> dict[str, float]:
     """False alarms, and slower steps that were missed, in percent of the tries."""
     quick = scale.rounds < 10
-    return _figures(2, 0.1, 2) if quick else _figures(24, 2.0, 20)
+    return _figures(2, 0.1, 2) if quick else _figures(18, 2.0, 12)
 
 
 def main() -> None:
