@@ -6,12 +6,11 @@ import asyncio
 import logging
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import orjson
-from measure import Scale, Times, ratios
+from measure import Scale, per_record, ratios
 from pythonjsonlogger.json import JsonFormatter
 
 from asyncinspect_logging import install, span
@@ -87,16 +86,7 @@ def replay(scale: Scale) -> dict[str, float]:
         ):
             path = Path(folder) / key
             write_log(path, scale.loops // (1 if level == logging.DEBUG else 3), level)
-            with path.open("rb") as lines:
-                records = sum(1 for _ in lines)
-            times: Times = {name: [] for name in candidates}
-            for round_ in range(max(2, scale.rounds // 2) + 1):
-                for name, read in candidates.items():
-                    started = time.process_time()
-                    read(path)
-                    taken = time.process_time() - started
-                    if round_:
-                        times[name].append(taken / records)
+            times = per_record(candidates, path, scale)
             of_bare = ratios(times, "bare")
             found[key], found[f"{key}.tasks"] = of_bare["replay"], of_bare["tasks"]
             of_replay = ratios(times, "replay")

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from bench_replay import write_log
-from measure import Scale, Times, ratios
+from measure import Scale, per_record, ratios
 
 from asyncinspect_logging.analysis.replay import Replay
 from asyncinspect_logging.sidecar import Sidecar
@@ -35,16 +34,7 @@ def sidecar(scale: Scale) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "log"
         write_log(path, scale.loops, logging.DEBUG)
-        with path.open("rb") as lines:
-            records = sum(1 for _ in lines)
-        times: Times = {name: [] for name in candidates}
-        for round_ in range(max(2, scale.rounds // 2) + 1):
-            for name, read in candidates.items():
-                started = time.process_time()
-                read(path)
-                taken = time.process_time() - started
-                if round_:
-                    times[name].append(taken / records)
+        times = per_record(candidates, path, scale)
     return {
         "sidecar.follow": ratios(times, "replay")["sidecar"],
         "sidecar.records_a_second": 1 / statistics.median(times["sidecar"]),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import logging
 import os
 import shutil
@@ -13,13 +12,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 pytest.importorskip("opentelemetry.sdk")
 
+import otlp_receiver as otlp
 from opentelemetry.sdk.trace import sampling
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -32,19 +31,6 @@ from asyncinspect_logging.exporters.opentelemetry import OtelExporter, create_ot
 Listen = Callable[..., Inspector]
 Make = Callable[..., OtelExporter]
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-
-
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("otlp_receiver", Path(__file__).with_name("otlp_receiver.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["otlp_receiver"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-otlp: Any = _load()
 
 
 @pytest.fixture(scope="module")

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 pytest.importorskip("opentelemetry.sdk")
 
+import otlp_receiver as otlp
 from prometheus_client.parser import text_string_to_metric_families
 
 from asyncinspect_logging import Inspector, instrument, span
@@ -22,19 +19,6 @@ from asyncinspect_logging.exporters.opentelemetry import OtelExporter
 from asyncinspect_logging.exporters.prometheus import PrometheusExporter
 
 Listen = Callable[..., Inspector]
-
-
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("otlp_receiver", Path(__file__).with_name("otlp_receiver.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["otlp_receiver"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-otlp: Any = _load()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
 import re
 import socket
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dogstatsd import Agent
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,12 +32,6 @@ pytest.importorskip("statsd")
 pytest.importorskip("datadog")
 
 ROOT = Path(__file__).resolve().parent.parent
-_spec = importlib.util.spec_from_file_location("dogstatsd_stand_in", Path(__file__).with_name("dogstatsd.py"))
-assert _spec is not None and _spec.loader is not None  # noqa: PT018
-_stand_in = importlib.util.module_from_spec(_spec)
-sys.modules[_spec.name] = _stand_in
-_spec.loader.exec_module(_stand_in)
-Agent = _stand_in.Agent
 
 
 def spans(number: int, name: str = "job") -> None:

@@ -5,24 +5,23 @@ the collector is killed, or told to go, and comes back.
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
 import signal
 import socket
 import subprocess
-import sys
 import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 pytest.importorskip("opentelemetry.sdk")
 pytest.importorskip("rotel")
+
+import otlp_receiver as otlp
 
 from asyncinspect_logging import Inspector, annotate, instrument, span
 from asyncinspect_logging.exporters.opentelemetry import OtelExporter
@@ -31,20 +30,6 @@ pytestmark = pytest.mark.real
 
 Listen = Callable[..., Inspector]
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-
-
-def _load() -> ModuleType:
-    path = Path(__file__).parents[1] / "otlp_receiver.py"
-    spec = importlib.util.spec_from_file_location("otlp_receiver", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["otlp_receiver"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-otlp: Any = _load()
 
 
 def _free_port() -> int:
