@@ -578,7 +578,8 @@ def test_disabled(listen: Listen, make: Make, monkeypatch: pytest.MonkeyPatch) -
     [
         ({}, ("grpc", "localhost:4317", True)),
         ({"endpoint": "http://a:4317"}, ("grpc", "a:4317", True)),
-        ({"endpoint": "https://a"}, ("grpc", "a:4317", False)),
+        ({"endpoint": "https://a"}, ("grpc", "a:443", False)),
+        ({"endpoint": "http://a"}, ("grpc", "a:4317", True)),
         ({"endpoint": "a:1"}, ("grpc", "a:1", False)),
         ({"endpoint": "a:1", "insecure": True}, ("grpc", "a:1", True)),
         ({"endpoint": "http://[::1]:4317"}, ("grpc", "[::1]:4317", True)),

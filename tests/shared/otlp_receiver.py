@@ -208,7 +208,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(200, self.receiver.response())
             else:
                 after = {} if refusal.after is None else {"Retry-After": str(refusal.after)}
-                self._answer(refusal.status, b"", after)
+                status = Status(message=refusal.details) if refusal.details else Status()
+                self._answer(refusal.status, status.SerializeToString(), after)
 
     def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)

@@ -186,13 +186,24 @@ class HttpSender:
                 return _accepted(ExportTraceServiceResponse.FromString(content))
             except Exception:
                 return ACCEPTED  # an answer in another form, such as JSON
-        why = f"HTTP {status} {reason} from {self._wire.url}"
+        why = f"HTTP {status} {reason} from {self._wire.url}{_message(content)}"
         return Answer(False, why[:500], status in _LATER_STATUSES, after, status == _TOO_LARGE)
 
     def close(self) -> None:
         session, self._session = self._session, None
         if session is not None:
             session.close()
+
+
+def _message(content: bytes) -> str:
+    """What the `Status` says that OTLP has in the body of a refusal; nothing, if there is something else in it."""
+    from google.rpc.status_pb2 import Status
+
+    try:
+        message = str(Status.FromString(content).message)
+    except Exception:
+        return ""
+    return f": {message}" if message.isprintable() and message else ""
 
 
 def _retry_after(header: str | None) -> float | None:

@@ -27,7 +27,7 @@ Compression = Literal["none", "gzip"]
 Signal = Literal["traces", "metrics"]
 
 _PREFIX: Final = "OTEL_EXPORTER_OTLP_"
-_GRPC_PORT, _HTTP_PORT = 4317, 4318
+_GRPC_PORT, _HTTP_PORT, _HTTPS_PORT = 4317, 4318, 443
 _HEADER: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE: Final = re.compile(r"[\x20-\x7e]*")
 _METADATA: Final = re.compile(r"[0-9a-z_.\-]+")
@@ -169,7 +169,9 @@ def _address(
             raise ConfigError(
                 f'{place}={url!r} has a path, which gRPC has no use for; {fix}, or protocol="http/protobuf"'
             )
-        return f"[{host}]:{at or port}" if ":" in host else f"{host}:{at or port}", without_tls
+        # As the SDK's exporter has it: what is https and names no port is at that of https.
+        at = at or (_HTTPS_PORT if parts.scheme == "https" else port)
+        return f"[{host}]:{at}" if ":" in host else f"{host}:{at}", without_tls
     path = parts.path
     if not whole and not path.rstrip("/").endswith(f"/v1/{signal}"):
         path = f"{path.rstrip('/')}/v1/{signal}"
