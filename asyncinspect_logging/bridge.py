@@ -45,8 +45,8 @@ class RuntimeContext(_RuntimeContext):
 
     def get_current(self) -> Context:
         attached: Context = self.below.get_current()
-        inside = _open(current.get())
-        if inside is None or attached.get(_WITHIN) is inside:
+        inside = _inner(current.get(), attached)
+        if inside is None:
             return attached
         return trace.set_span_in_context(_as_theirs(inside), Context({**attached, _WITHIN: inside}))
 
@@ -70,6 +70,19 @@ def _open(span: Span | None) -> Span | None:
     return span
 
 
+def _inner(around: Span | None, attached: Context) -> Span | None:
+    """The innermost open span of ours, if it was entered inside of what is attached; `around` is the one that is
+    current, or was left so though it is over.
+    """
+    within: Span | None = attached.get(_WITHIN)  # type: ignore[assignment]
+    if around is None or within is around:
+        return None
+    inside = _open(around)
+    while within is not None and within is not inside:
+        within = within._below if within.number else None
+    return inside if within is None else None
+
+
 def _as_theirs(span: Span) -> trace.Span:
     trace_id = int(span.trace_id, 16)
     came = span.trace if isinstance(span.trace, Trace) else None
@@ -84,7 +97,7 @@ def _parent(around: Span | None, context: contextvars.Context | None) -> tuple[T
     if not isinstance(runtime, RuntimeContext):
         return None
     attached = runtime.attached_in(context)
-    if around is not None and attached.get(_WITHIN) is not around:
+    if _inner(around, attached) is not None:
         return None
     found = trace.get_current_span(attached).get_span_context()
     if not found.is_valid or (around is not None and around.number == found.span_id):

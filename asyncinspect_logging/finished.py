@@ -12,7 +12,7 @@ from . import process
 from .errors import ConfigError
 from .opened import pending_numbers, running_spans
 from .snapshot import TaskView
-from .spans import INHERIT, Span
+from .spans import REMOTE, Span
 from .states import OUTCOMES, TaskState
 from .told import ToldSpan
 from .views import task_view
@@ -227,7 +227,7 @@ def finished_span(task: Any, offset: int, notes: Sequence[Note] = ()) -> Finishe
         parent, remote = int(task.parent_id or "0", 16), False
     else:
         stepped, parent = tally is not None, task.parent_number
-        remote = bool(parent) and task._parent is not INHERIT and isinstance(task._parent, str | bytes | Mapping)
+        remote = bool(parent) and task._parent is REMOTE
     trace = task.trace
     spawned, entered = task.spawned_at, task.entered_at
     if tally is None:

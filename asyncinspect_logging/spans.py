@@ -26,7 +26,7 @@ from .routing import DEFAULT_POLICY, Audience, Route, delivering, route_of
 from .steps import Tally, end_part, stepping, unpack
 from .traceparent import SAMPLED, SpanId, format_traceparent, parse_parent
 
-__all__ = ["INHERIT", "LOGGER", "Span", "annotate", "current", "current_span", "span"]
+__all__ = ["INHERIT", "LOGGER", "REMOTE", "Span", "annotate", "current", "current_span", "span"]
 
 if TYPE_CHECKING:
     from .driven import DrivenSpan
@@ -74,6 +74,16 @@ class _Inherit:
 
 
 INHERIT: Final = _Inherit()
+
+
+class _Remote:
+    """The parent came with a request, and was read from its headers."""
+
+    def __repr__(self) -> str:
+        return "<a span elsewhere>"
+
+
+REMOTE: Final = _Remote()
 
 
 class Span:
@@ -374,19 +384,10 @@ class Span:
                 parent.number < 0 or (parent.outcome not in (None, "unheard") and parent._key == self._key)
             ):
                 parent = parent._below
-        elif isinstance(parent, str | bytes | Mapping):
-            found = parse_parent(parent)
+        elif not isinstance(parent, Span):
+            found = _from_elsewhere(self)
             if found is not None:
                 self.trace, self.parent_number = found
-            return
-        elif not isinstance(parent, Span):
-            warn_once(
-                "bad parent",
-                self.name,
-                "span(%r, parent=%r): neither a span nor a traceparent",
-                self.name,
-                type(parent),
-            )
             return
         if parent is not None and parent.number:
             if parent.number < 0:
@@ -411,8 +412,8 @@ class Span:
             if isinstance(around, Span):
                 if around.number > 0:
                     span.parent_number, span.trace = around.number, around.trace
-            elif isinstance(around, str | bytes | Mapping):
-                found = parse_parent(around)
+            elif around is not None:
+                found = _from_elsewhere(span)
                 if found is not None:
                     span.trace, span.parent_number = found
 
@@ -639,8 +640,8 @@ def span(
 
     name: text; the metric label, so keep it to a bounded set and put what varies into fields.
     logger: a stdlib or structlog logger whose handlers or processors hear of the span. Default: "asyncinspect".
-    parent: a Span, a traceparent header, a mapping with one (such as request headers), or None for a new root;
-        by default the span that is current.
+    parent: a Span, a traceparent header, the headers of a request (a mapping, or a list of names and values), or None
+        for a new root; by default the span that is current.
     links: spans, or their ids or traceparent headers, that this one has to do with.
     fields: any further keywords, kept as the span's own data. Values are cut and secrets redacted on enter.
 
@@ -662,6 +663,25 @@ def span(
 
 
 _OWN: Final = __name__.rpartition(".")[0]
+
+
+def _from_elsewhere(span: Span) -> tuple[int | str, int] | None:
+    """Trace and number of the parent that a request brought along. The headers are let go of, which may be large, and
+    hold secrets.
+    """
+    parent, span._parent = span._parent, REMOTE
+    try:
+        return None if parent is REMOTE else parse_parent(parent)
+    except Exception as error:
+        warn_once(
+            "bad parent",
+            span.name,
+            "span(%r, parent=<%s>) begins a trace (%r); give a span, a traceparent, or the headers of a request",
+            span.name,
+            type(parent).__qualname__,
+            error,
+        )
+        return None
 
 
 def _name_of(name: object) -> str:

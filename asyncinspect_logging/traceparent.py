@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Final
 
 __all__ = ["SAMPLED", "SpanId", "Trace", "format_traceparent", "parse_parent", "parse_traceparent"]
@@ -79,26 +79,50 @@ def _parse_state(header: str) -> str:
     return ",".join(entries)
 
 
-def _header(headers: Mapping[object, object], wanted: str) -> str | None:
-    for key, value in headers.items():
-        name = key.decode("latin-1") if isinstance(key, bytes) else key
-        if isinstance(name, str) and name.lower() == wanted:
-            if isinstance(value, list | tuple) and len(value) == 1:
-                value = value[0]
-            if isinstance(value, bytes):
-                return value.decode("latin-1")
-            return value if isinstance(value, str) else None
-    return None
+def _texts(value: object) -> list[str]:
+    """The values of a header: text, bytes, or a list of these; nothing of anything else."""
+    if isinstance(value, list | tuple):
+        return [text for one in value for text in ([] if isinstance(one, list | tuple) else _texts(one))]
+    if isinstance(value, bytes | bytearray):
+        return [value.decode("latin-1")]
+    return [value] if isinstance(value, str) else []
 
 
-def parse_parent(parent: str | bytes | Mapping[object, object]) -> tuple[Trace, int] | None:
-    """Like `parse_traceparent`, of a header value or of a mapping of headers, with names in any case, str or bytes;
-    from those the `tracestate` comes along.
+def _pairs(headers: object) -> Iterable[tuple[object, object]]:
+    """Names and values of headers of any kind. Raises TypeError for what is not that."""
+    if isinstance(headers, list | tuple):
+        found = headers
+    else:
+        items = getattr(headers, "items", None)
+        if not callable(items):
+            raise TypeError("neither a traceparent nor headers")
+        found = items()
+    for pair in found:
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise TypeError("headers that are no pairs of a name and a value")
+        yield pair[0], pair[1]
+
+
+def parse_parent(parent: object) -> tuple[Trace, int] | None:
+    """Like `parse_traceparent`, of a header value, or of headers, from which the `tracestate` comes along: a mapping, a
+    list of pairs (as in an ASGI scope), or whatever else has `items()`; names in any case, str or bytes. A request that
+    has more than one `traceparent` has none.
+
+    Raises TypeError for anything else, and what the headers themselves raise.
     """
-    if not isinstance(parent, Mapping):
-        return parse_traceparent(parent.decode("latin-1") if isinstance(parent, bytes) else parent)
-    header = _header(parent, "traceparent")
-    found = None if header is None else parse_traceparent(header)
+    if isinstance(parent, str | bytes | bytearray):
+        return parse_traceparent(parent if isinstance(parent, str) else parent.decode("latin-1"))
+    parents: list[str] = []
+    states: list[str] = []
+    for key, value in _pairs(parent):
+        name = key.decode("latin-1") if isinstance(key, bytes) else key
+        if isinstance(name, str) and len(name) <= len("traceparent"):
+            name = name.lower()
+            if name == "traceparent":
+                parents += _texts(value)
+            elif name == "tracestate":
+                states += _texts(value)
+    found = parse_traceparent(parents[0]) if len(parents) == 1 else None
     if found is not None:
-        found[0].state = _parse_state(_header(parent, "tracestate") or "")
+        found[0].state = _parse_state(",".join(states))
     return found

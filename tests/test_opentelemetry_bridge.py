@@ -16,9 +16,11 @@ import pytest
 pytest.importorskip("opentelemetry.sdk")
 
 import httpx
+import sqlalchemy
 from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -140,6 +142,10 @@ def test_across_tasks_and_threads(listen: Listen, tracer: Any) -> None:
     listen()
     seen: dict[str, Any] = {}
 
+    def in_a_thread() -> Span:
+        with span("in a thread") as one:
+            return one
+
     async def child(name: str) -> None:
         await asyncio.sleep(0)
         with span(f"{name} ours") as ours:
@@ -152,10 +158,10 @@ def test_across_tasks_and_threads(listen: Listen, tracer: Any) -> None:
         with span("a") as a, tracer.start_as_current_span("b") as b:
             seen["a"], seen["b"] = a, b
             await asyncio.gather(child("task"), instrument(child("driven"), name="driver"))
-            seen["thread"] = await asyncio.to_thread(lambda: span("in a thread").__enter__())
+            seen["thread"] = await asyncio.to_thread(in_a_thread)
             context = contextvars.copy_context()
             with ThreadPoolExecutor(1) as pool:
-                seen["pool"] = pool.submit(context.run, lambda: span("in a pool").__enter__()).result()
+                seen["pool"] = pool.submit(context.run, in_a_thread).result()
 
     asyncio.run(main())
     a, b = seen["a"], seen["b"]
@@ -301,6 +307,107 @@ def test_an_async_generator_that_is_broken_off(listen: Listen, tracer: Any) -> N
             assert parent_of(after) is None
 
     asyncio.run(main())
+
+
+def test_theirs_inside_a_generator_that_is_broken_off(listen: Listen, tracer: Any) -> None:
+    """What is left behind as current of ours does not hide theirs, which was there before."""
+    listen()
+
+    async def numbers() -> Any:
+        with span("numbers"):
+            yield 1
+
+    async def main() -> None:
+        with span("a"), tracer.start_as_current_span("b") as b:
+            async for _ in numbers():
+                break
+            for _ in range(3):
+                await asyncio.sleep(0)
+            with span("c") as c, tracer.start_as_current_span("d") as d:
+                assert c.parent_id == ids(b)[1]
+                assert parent_of(d) == c.id
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_task_that_outlives_the_span_it_was_made_in(listen: Listen, tracer: Any, early: bool) -> None:
+    """Theirs nest in each other there, whether the outer one was begun before that span ended or after."""
+    listen()
+
+    async def child(over: asyncio.Event) -> None:
+        if not early:
+            await over.wait()
+        with tracer.start_as_current_span("b") as b:
+            await over.wait()
+            with tracer.start_as_current_span("c") as c, span("d") as d:
+                assert parent_of(c) == ids(b)[1]
+                assert d.parent_id == ids(c)[1]
+
+    async def main() -> None:
+        over = asyncio.Event()
+        with span("outer"):
+            with span("inner"):
+                task = asyncio.create_task(child(over))
+                await asyncio.sleep(0)
+            over.set()
+            await task
+
+    asyncio.run(main())
+
+
+def test_out_of_order(listen: Listen, tracer: Any) -> None:
+    """Theirs that goes on when ours, in which it was begun, is over, stays the innermost."""
+    listen()
+    with span("a"):
+        theirs = tracer.start_as_current_span("c")
+        with span("b") as b:
+            c = theirs.__enter__()
+            assert parent_of(c) == b.id
+        with span("d") as d, tracer.start_as_current_span("e") as e:
+            assert d.parent_id == ids(c)[1]
+            assert parent_of(e) == d.id
+        theirs.__exit__(None, None, None)
+
+
+def test_sqlalchemy_under_ours(listen: Listen, provider: TracerProvider, kept: InMemorySpanExporter) -> None:
+    """OpenTelemetry's own instrumentation of SQLAlchemy: statements are children of the span of ours around them, also
+    in a thread.
+    """
+    listen()
+    engine = sqlalchemy.create_engine(
+        "sqlite://", poolclass=sqlalchemy.StaticPool, connect_args={"check_same_thread": False}
+    )
+    instrumentor = SQLAlchemyInstrumentor()
+    instrumentor.instrument(engine=engine, tracer_provider=provider)
+    ours: dict[str, Span] = {}
+
+    def query(number: int) -> None:
+        with span("query") as ours[f"SELECT {number}"], engine.connect() as connection:
+            connection.execute(sqlalchemy.text(f"SELECT {number}"))
+
+    async def main() -> None:
+        query(1)
+        await asyncio.to_thread(query, 2)
+
+    try:
+        with span("request") as request:
+            asyncio.run(main())
+    finally:
+        instrumentor.uninstrument()
+        engine.dispose()
+    statements = {
+        (one.attributes or {}).get("db.statement", (one.attributes or {}).get("db.query.text")): one
+        for one in kept.get_finished_spans()
+        if one.name.startswith("SELECT")
+    }
+    assert set(statements) == set(ours)
+    for text, one in ours.items():
+        assert one.parent_id == request.id
+        assert (ids(statements[text]), parent_of(statements[text])) == (
+            (request.trace_id, ids(statements[text])[1]),
+            one.id,
+        )
 
 
 def test_by_the_exporter(listen: Listen) -> None:

@@ -1,17 +1,31 @@
 from __future__ import annotations
 
+import gc
+import weakref
+from collections.abc import Callable
+from email.message import Message
 from typing import Any
 
+import httpx
+import multidict
 import pytest
+import starlette.datastructures
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncinspect_logging import span
+from asyncinspect_logging import Inspector, span
 from asyncinspect_logging.traceparent import format_traceparent, parse_parent, parse_traceparent
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 HEADER = f"00-{TRACE}-{SPAN}-01"
 FOUND = (TRACE, int(SPAN, 16))
+
+
+def _message(name: str, value: str) -> Message:
+    """Headers as `http.server` has them."""
+    message = Message()
+    message[name] = value
+    return message
 
 
 def test_round_trip() -> None:
@@ -53,19 +67,78 @@ def test_refuses(header: str) -> None:
         {"Traceparent": HEADER},
         {b"traceparent": HEADER.encode()},
         {"other": "x", "TRACEPARENT": [HEADER]},
+        [(b"host", b"a"), (b"traceparent", HEADER.encode())],
+        (("TraceParent", HEADER),),
+        starlette.datastructures.Headers({"TraceParent": HEADER}),
+        httpx.Headers({"TraceParent": HEADER}),
+        multidict.CIMultiDict({"TraceParent": HEADER}),
+        _message("TraceParent", HEADER),
     ],
+    ids=lambda parent: type(parent).__qualname__,
 )
-def test_reads_headers(parent: Any) -> None:
-    """As a text, as bytes, and among headers of either kind."""
+def test_reads_headers(parent: Any, listen: Callable[..., Inspector]) -> None:
+    """As a text, as bytes, and among headers as every framework has them."""
+    listen()
     assert parse_parent(parent) == FOUND
+    with span("request", parent=parent) as request:
+        assert request.parent_id == SPAN
 
 
 @pytest.mark.parametrize(
-    "parent", [{}, {"traceparent": 7}, {1: HEADER}, {"traceparent": [HEADER, HEADER]}, b"\xff\xfe"]
+    "parent",
+    [
+        {},
+        {"traceparent": 7},
+        {1: HEADER},
+        {"traceparent": [HEADER, HEADER]},
+        [("traceparent", HEADER), ("Traceparent", HEADER)],
+        b"\xff\xfe",
+    ],
 )
 def test_headers_without_a_usable_parent(parent: Any) -> None:
     """Nothing is guessed."""
     assert parse_parent(parent) is None
+
+
+class _Broken(dict[str, str]):
+    def items(self) -> Any:
+        raise RuntimeError("no headers for you")
+
+
+@pytest.mark.parametrize("parent", [7, object(), iter([("traceparent", HEADER)]), [1], [("a",)], _Broken()])
+def test_what_is_no_parent(parent: Any, listen: Callable[..., Inspector], caplog: pytest.LogCaptureFixture) -> None:
+    """The span begins a trace, is counted like any other, and the log says what to give."""
+    inspector = listen()
+    with span(f"bad parent {id(parent)}", parent=parent) as one:
+        assert one.parent_id is None
+    assert inspector.snapshot().names[one.name].completed == 1
+    (told,) = [record.getMessage() for record in caplog.records if one.name in record.getMessage()]
+    assert "give a span, a traceparent, or the headers of a request" in told
+
+
+def test_several_states_are_one() -> None:
+    """As the recommendation has it (section 3.3.1.1)."""
+    found = parse_parent([("traceparent", HEADER), ("tracestate", "a=1"), ("tracestate", "b=2")])
+    assert found is not None
+    assert found[0].state == "a=1,b=2"
+
+
+def test_headers_are_let_go_of(listen: Callable[..., Inspector]) -> None:
+    """A finished span that waits to be exported does not hold the request's headers."""
+
+    class Headers(dict[str, str]):
+        pass
+
+    inspector = listen()
+    headers = Headers(traceparent=HEADER)
+    gone = weakref.ref(headers)
+    finished = inspector.finished()
+    with span("request", parent=headers) as request:
+        del headers
+        gc.collect()
+        assert gone() is None
+    (found,) = finished.take_spans()
+    assert (found.remote, f"{found.parent:016x}", request.parent_id) == (True, SPAN, SPAN)
 
 
 @given(st.text() | st.binary())
