@@ -31,7 +31,7 @@ def run(name: str, *arguments: str) -> str:
 
 
 #: Tested where what they need is tested.
-ELSEWHERE = {"datadog_agent": "test_statsd.py"}
+ELSEWHERE = {"datadog_agent": "test_statsd.py", "ecosystem_integration": "test_ecosystem.py"}
 
 
 def test_every_example_is_tested() -> None:
