@@ -40,12 +40,13 @@ async def requests() -> str:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as client:
         assert (await client.get("/users/7")).json() == {"id": 7}
         assert (await client.get("/users/3")).status_code == 404
-        return (await client.get("/metrics/")).text
+        assert (await client.get("/health")).status_code == 404
+        return (await client.get("/metrics")).text
 
 page = asyncio.run(requests())
-assert 'async_inspect_tasks_completed_total{name="get_user"} 1.0' in page, page
-assert 'async_inspect_tasks_failed_total{name="get_user"} 1.0' in page, page
-assert 'async_inspect_tasks_completed_total{name="request"} 2.0' in page, page
+assert 'async_inspect_tasks_completed_total{name="GET /users/{user_id}"} 2.0' in page, page
+assert 'async_inspect_tasks_completed_total{name="query"} 2.0' in page, page
+assert page.count("async_inspect_tasks_completed_total{") == 2, page
 """,
     "aiohttp": """
 import asyncio
@@ -61,11 +62,14 @@ async def requests() -> None:
         for path in ("/items/1", "/items/2", "/nothing"):
             async with client.get(address + path) as response:
                 await response.read()
+        async with client.get(address + "/metrics") as response:
+            page = await response.text()
     await runner.cleanup()
+    assert 'async_inspect_tasks_completed_total{name="GET /items/{id}"} 2.0' in page, page
 
 asyncio.run(requests())
 names = Inspector.default().snapshot().names
-assert {name: view.completed for name, view in names.items()} == {"GET /items/{id}": 2, "unmatched": 0}, names
+assert {name: view.completed for name, view in names.items()} == {"GET /items/{id}": 2, "HTTP unmatched": 1}, names
 """,
 }
 
