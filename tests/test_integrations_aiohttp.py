@@ -109,6 +109,7 @@ def test_names_are_route_templates(tmp_path: Any, listen: Any) -> None:
     ]
     assert names(inspector) == [*expected, *["HTTP unmatched"] * 3]
     assert dict(one(inspector, "GET /users/{user_id}").fields) == {
+        "otel.kind": "server",
         "http.request.method": "GET",
         "http.route": "/users/{user_id}",
         "http.response.status_code": 200,
@@ -243,12 +244,14 @@ def test_websockets(listen: Any) -> None:
     async def main() -> None:
         app = application(web.get("/ws/{room}", room))
         async with served(app) as (url, server), aiohttp.ClientSession(url) as session:
-            for last in ("stop", "fail", None, "drop"):
+            for last in ("stop", "fail", None, 4001, "drop"):
                 async with session.ws_connect("/ws/a") as socket:
                     await socket.send_str("x")
                     assert await socket.receive_str() == "more"
                     if last == "drop":
                         socket._response.connection.transport.abort()
+                    elif last == 4001:
+                        await socket.close(code=4001)
                     elif last:
                         await socket.send_str(last)
                         await socket.receive()
@@ -257,24 +260,30 @@ def test_websockets(listen: Any) -> None:
     run(main)
     tasks = sorted(inspector.snapshot().tasks, key=lambda task: task.id)
     assert {task.name for task in tasks} == {"WS /ws/{room}"}
-    assert [task.outcome for task in tasks] == ["completed", "failed", "completed", "cancelled"]
+    assert [task.outcome for task in tasks] == ["completed", "failed", "completed", "completed", "cancelled"]
     assert tasks[0].fields["http.response.status_code"] == 101
 
 
 def test_parents(listen: Any) -> None:
-    """A traceparent header makes the request a part of that trace, and spans in the handler are its children."""
+    """A traceparent header makes the request a part of that trace, and spans in the handler are its children; the
+    tracestate goes on with it.
+    """
     inspector = listen()
 
     async def handler(request: web.Request) -> web.Response:
-        with span("inner"):
+        with span("inner") as inner:
+            states.append(inner.tracestate())
             return web.Response()
 
+    states: list[str] = []
+    headers = {"traceparent": REMOTE, "tracestate": "a=1"}
     for options in ({}, {"remote_parent": False}):
-        ask(application(web.get("/", handler), **options), ("GET", "/"), headers={"traceparent": REMOTE})
+        ask(application(web.get("/", handler), **options), ("GET", "/"), headers=headers)
         request = one(inspector, "GET /")
         assert one(inspector, "inner").parent_id == request.id
         assert request.parent_id == (None if options else "b7ad6b7169203331")
         inspector.reset()
+    assert states == ["a=1", ""]
 
 
 def test_metrics_and_excluded_paths(listen: Any) -> None:

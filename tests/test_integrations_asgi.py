@@ -166,6 +166,7 @@ def test_names_are_route_templates(make: Any, inside: bool, listen: Any) -> None
     assert list(zip(statuses, names(inspector), strict=True)) == [(status, name) for _, _, status, name in EXPECTED]
     first = one(inspector, "GET /files/{path}")
     assert dict(first.fields) == {
+        "otel.kind": "server",
         "http.request.method": "GET",
         "http.route": "/files/{path}",
         "http.response.status_code": 200,
@@ -329,10 +330,12 @@ def test_websocket_names_and_outcomes(listen: Any) -> None:
                 assert await client.recv() == "more"
                 await client.send("stop")
                 await client.wait_closed()
-            async with ws_client.connect(f"{url}/ws/b"):
-                pass
+            for code in (1000, 4001):
+                # The second is one that the application has given a meaning.
+                async with ws_client.connect(f"{url}/ws/b") as client:
+                    await client.close(code)
             dropped = await ws_client.connect(f"{url}/ws/c")
-            await until(lambda: len(inspector.snapshot().tasks) == 6)
+            await until(lambda: len(inspector.snapshot().tasks) == 8)
             dropped.transport.abort()
             for path in ("/no", "/none"):
                 with pytest.raises(Exception, match="403"):
@@ -348,8 +351,7 @@ def test_websocket_names_and_outcomes(listen: Any) -> None:
         ("WS /bad", "failed", 101),
         ("WS /no", "completed", 403),
         ("WS /ws/{room}", "cancelled", 101),
-        ("WS /ws/{room}", "completed", 101),
-        ("WS /ws/{room}", "completed", 101),
+        *[("WS /ws/{room}", "completed", 101)] * 3,
         ("WS unmatched", "completed", 403),
     ]
     assert {task.name: task.error for task in tasks if task.outcome == "failed"}["WS /bad"]["type"] == "ValueError"
@@ -597,6 +599,88 @@ async def until_async(condition: Callable[[], Any]) -> None:
         await asyncio.sleep(0)
 
 
+def test_under_hypercorn(listen: Any) -> None:
+    """It puts into a queue that the client has gone, where we look, whether the application does or not; who is there
+    until the end is not taken for gone, by HTTP/2 either, and what was sent is read.
+    """
+    hypercorn = pytest.importorskip("hypercorn.asyncio")
+    from hypercorn.config import Config
+
+    inspector = listen()
+    entered, go = asyncio.Event(), asyncio.Event()
+
+    async def waits(request: Any) -> PlainTextResponse:
+        entered.set()
+        await go.wait()
+        return PlainTextResponse("too late")
+
+    async def reads(request: Any) -> PlainTextResponse:
+        return PlainTextResponse(await request.body())
+
+    routes = [Route("/waits", waits), Route("/ok", ok), Route("/reads", reads, methods=["POST"])]
+    app = Starlette(routes=routes)
+    app.add_middleware(AsyncInspectMiddleware)
+    config = Config()
+    config.loglevel = "CRITICAL"
+
+    async def main() -> None:
+        listening = socket.create_server(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+        config.bind = [f"fd://{listening.detach()}"]
+        stop = asyncio.Event()
+        serving = asyncio.create_task(hypercorn.serve(app, config, shutdown_trigger=stop.wait))
+        url = f"http://127.0.0.1:{port}"
+        async with httpx.AsyncClient(base_url=url, http2=True, http1=False) as client:
+            assert (await client.get("/ok")).http_version == "HTTP/2"
+        async with httpx.AsyncClient(base_url=url) as client:
+            assert (await client.post("/reads", content=b"x" * 100_000)).text == "x" * 100_000
+            request = asyncio.create_task(client.get("/waits"))
+            await entered.wait()
+            request.cancel()
+            await asyncio.wait([request])
+        async with httpx.AsyncClient(base_url=url) as client:
+            await client.get("/ok")  # by which time the server has noticed
+        go.set()
+        await until(lambda: one(inspector, "GET /waits").outcome)
+        stop.set()
+        await serving
+
+    run(main)
+    assert [(task.name, task.outcome) for task in inspector.snapshot().tasks] == [
+        ("GET /ok", "completed"),
+        ("POST /reads", "completed"),
+        ("GET /ok", "completed"),
+        ("GET /waits", "cancelled"),
+    ]
+
+
+def test_what_was_looked_at_is_received(listen: Any) -> None:
+    """What waits in the server's queue when the response is complete is still there for the application to read."""
+    inspector = listen()
+    queue: asyncio.Queue[Any] = asyncio.Queue()
+    sent = [{"type": "http.request", "body": b"%d" % n, "more_body": n < 2} for n in range(3)]
+    seen = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b""})
+        seen.extend([await receive() for _ in range(4)])
+
+    async def main() -> None:
+        for message in sent:
+            queue.put_nowait(message)
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.body":
+                queue.put_nowait({"type": "http.disconnect"})
+
+        await AsyncInspectMiddleware(app)(http_scope(), queue.get, send)
+
+    run(main)
+    assert seen == [*sent, {"type": "http.disconnect"}]
+    assert one(inspector).outcome == "completed"
+
+
 def test_client_disconnects_by_oserror(listen: Any) -> None:
     """A server of version 2.4 of the specification raises OSError from `send`."""
     inspector = listen()
@@ -654,6 +738,54 @@ def test_remote_parents(listen: Any) -> None:
     inspector.reset()
     ask(AsyncInspectMiddleware(app), ("GET", "/slash/"), headers={"traceparent": "00-0-0-00"})
     assert one(inspector).parent_id is None
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [([], ""), ([b"a=1"], "a=1"), ([b"a=1,b=2", b"c=3"], "a=1,b=2,c=3"), ([b"no"], ""), ([b"a=1"] * 40, "")],
+)
+def test_tracestate(states: list[bytes], expected: str, listen: Any) -> None:
+    """What other tracers add goes on with the trace, from any number of headers; what is malformed does not."""
+    listen()
+    seen = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        with span("inner") as inner:
+            seen.append((inner.traceparent()[3:35], inner.tracestate()))
+
+    headers = [(b"tracestate", state) for state in states]
+    middleware = AsyncInspectMiddleware(app)
+    asyncio.run(middleware(http_scope(headers=[(b"traceparent", REMOTE.encode()), *headers]), _never, _ignore))
+    assert seen == [(REMOTE[3:35], expected)]
+    # Without a traceparent there is nothing that it goes with.
+    asyncio.run(middleware(http_scope(headers=headers), _never, _ignore))
+    assert seen[1][1] == ""
+
+
+def test_opentelemetry_understands_it(listen: Any) -> None:
+    """A request is a span of the kind "server", with or without a caller, and has the attributes of the semantic
+    conventions.
+    """
+    pytest.importorskip("opentelemetry.sdk")
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+    from opentelemetry.trace import SpanKind
+
+    from asyncinspect_logging.exporters.opentelemetry import OtelExporter
+
+    kept = InMemorySpanExporter()
+    with OtelExporter("shop", listen(), span_exporter=kept) as exporter:
+        app = AsyncInspectMiddleware(starlette_app())
+        for headers in (None, {"traceparent": REMOTE}):
+            ask(app, ("GET", "/files/a"), headers=headers)
+        exporter.export_tasks()
+    for exported in kept.get_finished_spans():
+        assert (exported.name, exported.kind) == ("GET /files/{path}", SpanKind.SERVER)
+        attributes = dict(exported.attributes or {})
+        assert attributes["http.request.method"] == "GET"
+        assert attributes["http.route"] == "/files/{path}"
+        assert attributes["http.response.status_code"] == 200
+        assert "otel.kind" not in attributes
+    assert len(kept.get_finished_spans()) == 2
 
 
 @pytest.mark.parametrize("remote", [False, True])

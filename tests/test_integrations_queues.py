@@ -43,7 +43,7 @@ def test_jobs_continue_the_trace(listen: Any) -> None:
     assert takes(traceparent=REMOTE, logger=1) == (REMOTE, {"logger": 1})
     found = one(inspector, "add")
     assert (found.parent_id, found.polls) == ("b7ad6b7169203331", 2)
-    assert dict(found.fields) == {"x": 3, "parent": 4, "queue": "default"}
+    assert dict(found.fields) == {"otel.kind": "consumer", "x": 3, "parent": 4, "queue": "default"}
     assert one(inspector, takes.__wrapped__.__qualname__).trace_id == "0af7651916cd43dd8448eb211c80319c"
 
     with span("sends") as sender:
@@ -145,7 +145,11 @@ def test_arq_on_redis(redis: int, listen: Any) -> None:
     sender, result = asyncio.run(main())
     assert result == 7
     added = one(inspector, "add")
-    assert (added.parent_id, added.outcome, dict(added.fields)) == (sender, "completed", {"x": 3, "y": 4})
+    assert (added.parent_id, added.outcome, dict(added.fields)) == (
+        sender,
+        "completed",
+        {"otel.kind": "consumer", "x": 3, "y": 4},
+    )
     assert added.polls == 2
     assert one(inspector, "fails").outcome == "failed"
     assert one(inspector, "hangs").outcome == "cancelled"
@@ -218,6 +222,6 @@ def test_celery_on_files(tmp_path: Path) -> None:
     )
     assert told.exists(), done.stderr
     assert json.loads(told.read_text()) == {
-        "add": [True, True, "completed", {"x": 3, "y": 4}],
+        "add": [True, True, "completed", {"otel.kind": "consumer", "x": 3, "y": 4}],
         "fails": ["failed", "LookupError"],
     }

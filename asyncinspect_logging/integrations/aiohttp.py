@@ -12,7 +12,7 @@ from ..driver import qualname_of
 from ..routing import route_of
 from ..spans import LOGGER
 from .options import check_call, check_metrics, metrics_exporter, paths_pattern
-from .serving import CLOSED, METHODS, ClientDisconnected, ServedSpan, ServerError, parent_of, serve
+from .serving import ClientDisconnected, ServedSpan, ServerError, is_closed_well, parent_of, request_fields, serve
 
 __all__ = ["asyncinspect_middleware"]
 
@@ -70,8 +70,8 @@ def asyncinspect_middleware(
             except Exception:
                 warn_once("aiohttp fields", qualname_of(handler), "the fields were not found out", exc_info=True)
         name = _name(request, names)
-        headers = request.headers.getall("traceparent", ()) if remote_parent else ()
-        parent = parent_of(headers[0] if len(headers) == 1 else None)
+        headers = request.headers.getall
+        parent = parent_of(headers("traceparent", ()), headers("tracestate", ())) if remote_parent else parent_of(())
         exchange.span = ServedSpan.new(name, qualname_of(handler), route, names, parent, exchange.verdict)
         response: web.StreamResponse = await serve(exchange.handle(handler), exchange.span)
         return response
@@ -81,13 +81,8 @@ def asyncinspect_middleware(
 
 def _name(request: web.Request, fields: dict[str, Any]) -> str:
     """The name of the span, and into `fields` what it says."""
-    method = request.method
-    if method in METHODS:
-        fields["http.request.method"] = method
-    else:
-        fields["http.request.method"] = "_OTHER"
-        fields["http.request.method_original"] = method
-        method = "HTTP"
+    method, own = request_fields(request.method)
+    fields |= own
     if request.headers.get("Upgrade", "").lower() == "websocket":
         method = "WS"
     resource = request.match_info.route.resource
@@ -124,7 +119,7 @@ class _Exchange:
     def _is_gone(self) -> bool:
         response = self._response
         if isinstance(response, web.WebSocketResponse):
-            return response.close_code is not None and response.close_code not in CLOSED
+            return response.close_code is not None and not is_closed_well(response.close_code)
         if response is not None and getattr(response, "_eof_sent", False):
             return False
         transport = self._request.transport

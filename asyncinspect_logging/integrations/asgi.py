@@ -4,6 +4,7 @@ or any other ASGI 3 application. It needs none of them.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from ..routing import route_of
 from ..spans import LOGGER
 from .options import check_call, check_metrics, metrics_exporter, paths_pattern
 from .routes import Resolver, path_in_app
-from .serving import CLOSED, METHODS, ClientDisconnected, ServedSpan, ServerError, parent_of, serve
+from .serving import ClientDisconnected, ServedSpan, ServerError, is_closed_well, parent_of, request_fields, serve
 
 __all__ = ["UNMATCHED", "AsyncInspectMiddleware"]
 
@@ -30,6 +31,7 @@ UNMATCHED: Final = "unmatched"
 _MARK: Final = "asyncinspect"
 #: How the exceptions are called by which frameworks tell an endpoint that its client has gone.
 _GONE: Final = frozenset({"ClientDisconnect", "WebSocketDisconnect", "WebSocketDisconnected"})
+_BODY: Final = frozenset({"http.response.body", "http.response.pathsend", "http.response.zerocopysend"})
 
 
 class AsyncInspectMiddleware:
@@ -108,29 +110,22 @@ class AsyncInspectMiddleware:
                 fields.update(self._fields(scope))
         except Exception:
             warn_once("asgi route", type(self.app).__qualname__, "the route was not found out", exc_info=True)
-        if scope["type"] == "http":
-            method = scope.get("method", "GET")
-            if method in METHODS:
-                fields["http.request.method"] = method
-            else:
-                fields["http.request.method"] = "_OTHER"
-                fields["http.request.method_original"] = method
-                method = "HTTP"
-        else:
-            method = "WS"
-            fields["http.request.method"] = "GET"
+        method, own = request_fields(scope.get("method", "GET"))
+        fields |= own
+        is_http = scope["type"] == "http"
         if template is None:
-            name = f"{'WS' if method == 'WS' else 'HTTP'} {UNMATCHED}"
+            name = f"{'HTTP' if is_http else 'WS'} {UNMATCHED}"
         else:
             fields["http.route"] = template
-            name = f"{method} {template}"
-        header = _traceparent(scope) if self._remote else None
-        return ServedSpan.new(name, qualname_of(self.app), self._route, fields, parent_of(header), exchange.verdict)
+            name = f"{method if is_http else 'WS'} {template}"
+        parent = _parent(scope if self._remote else {})
+        return ServedSpan.new(name, qualname_of(self.app), self._route, fields, parent, exchange.verdict)
 
 
-def _traceparent(scope: Scope) -> bytes | None:
-    found = [value for name, value in scope.get("headers") or () if name == b"traceparent"]
-    return found[0] if len(found) == 1 else None
+def _parent(scope: Scope) -> Any:
+    headers = scope.get("headers") or ()
+    found = [value for name, value in headers if name == b"traceparent"]
+    return parent_of(found, [value for name, value in headers if name == b"tracestate"] if found else ())
 
 
 class _Exchange:
@@ -179,37 +174,63 @@ class _Exchange:
 
 
 class _Http(_Exchange):
-    __slots__ = ("trailers",)
+    __slots__ = ("_taken", "trailers")
 
     def __init__(self, receive: Receive, send: Send) -> None:
         super().__init__(receive, send)
         self.trailers = False
+        #: Messages that were taken from the server to look at, for the application to receive.
+        self._taken: list[Message] | None = None
+
+    def _is_gone(self) -> bool:
+        """Whether the client has gone, as far as the application was told, or could have been if it had asked."""
+        server = getattr(self._receive, "__self__", None)
+        if server is not None and not self.gone:
+            if not self.complete:
+                self._take(server)
+            # Uvicorn's `receive` is a method of what knows.
+            self.gone = self.gone or getattr(server, "disconnected", False) is True
+        return self.gone
+
+    def _take(self, queue: Any) -> None:
+        """Look through what waits for the application, where that is a queue: Hypercorn's `receive` is a method of one,
+        of asyncio's or of trio's.
+        """
+        take = getattr(queue, "get_nowait", None) or getattr(queue, "receive_nowait", None)
+        if take is not None:
+            taken = self._taken = self._taken or []
+            with contextlib.suppress(Exception):  # the queue's own, when it is empty
+                while True:
+                    taken.append(take())
+            self.gone = any(message["type"] == "http.disconnect" for message in taken)
 
     async def receive(self) -> Message:
-        message = await self._receive()
+        message = self._taken.pop(0) if self._taken else await self._receive()
         if message["type"] == "http.disconnect" and not self.complete:
             self.gone = True
         return message
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
+        complete = self.complete
         if kind == "http.response.start":
             self.trailers = bool(message.get("trailers"))
             self._answered(message.get("status", 0))
-        elif kind == "http.response.body":
-            self.complete = not (message.get("more_body") or self.trailers)
         elif kind == "http.response.trailers":
-            self.complete = not message.get("more_trailers")
-        elif kind in ("http.response.pathsend", "http.response.zerocopysend"):
-            self.complete = not (message.get("more_body") or self.trailers)
+            complete = not message.get("more_trailers")
+        elif kind in _BODY:
+            complete = not (message.get("more_body") or self.trailers)
+        if complete:
+            # Before the last message, after which Hypercorn says that of every client.
+            self._is_gone()
+        self.complete = complete
         await self._sent(message)
         # After a 5xx an exception may follow, which says more: Starlette answers first, and raises then.
         if self.complete and self.status < 500:
             self.span.end()
 
     def verdict(self, error: BaseException | None) -> BaseException | None:
-        # Uvicorn says nothing to an application that does not ask; its `receive` is a method of what knows.
-        gone = self.gone or getattr(getattr(self._receive, "__self__", None), "disconnected", False) is True
+        gone = self._is_gone()
         if error is not None:
             return ClientDisconnected() if gone and self._is_of_gone(error) else error
         if gone:
@@ -231,7 +252,7 @@ class _WebSocket(_Exchange):
         if message["type"] == "websocket.disconnect" and not self.complete:
             self.code = message.get("code") or 1005
             # Uvicorn says 1005 of a connection that was lost, too, but then without a reason.
-            self.gone = self.code not in CLOSED or (self.code == 1005 and "reason" not in message)
+            self.gone = not is_closed_well(self.code) or (self.code == 1005 and "reason" not in message)
             self.complete = True
         return message
 

@@ -14,12 +14,14 @@ from ..driver import qualname_of
 from ..drivers import _arguments_of
 from ..routing import route_of
 from ..spans import INHERIT, LOGGER, current_span, span
-from .serving import ServedSpan, parent_of, serve
+from .serving import KIND, ServedSpan, parent_of, serve
 
 __all__ = ["KEY", "job", "trace_headers"]
 
 #: The header, or the keyword argument, in which the trace context travels: https://www.w3.org/TR/trace-context/.
 KEY: Final = "traceparent"
+#: What may come with it.
+_STATE: Final = "tracestate"
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -31,7 +33,10 @@ def trace_headers(headers: Mapping[str, Any] | None = None) -> dict[str, Any]:
     await pool.enqueue_job("add", 1, 2, **trace_headers())    # arq
     """
     current = current_span()
-    return dict(headers or {}) | ({} if current is None else {KEY: current.traceparent()})
+    if current is None:
+        return dict(headers or {})
+    state = current.tracestate()
+    return dict(headers or {}) | {KEY: current.traceparent()} | ({_STATE: state} if state else {})
 
 
 def job(
@@ -44,9 +49,9 @@ def job(
     logger: Any = None,
 ) -> Any:
     """Decorate what a worker calls, `def` or `async def`: like `instrument`, or `span` of a function that is not async,
-    and continues the trace that came with the job: in a keyword argument `traceparent`, which the function does not get
-    unless it has a parameter of that name, or in the headers of the Celery task that is running. Put it below the
-    queue's own decorator.
+    and continues the trace that came with the job: in the keyword arguments `traceparent` and `tracestate`, which the
+    function does not get unless it has a parameter of that name, or in the headers of the Celery task that is running.
+    In OpenTelemetry's terms it is of the kind "consumer". Put it below the queue's own decorator.
 
     name: default the qualified name of the function. skip: arguments that do not become fields; default the context
     that arq hands over. fields: more fields. logger: as of `span`.
@@ -60,17 +65,18 @@ def job(
     while isinstance(named, functools.partial):
         named = named.func
     span_name = name or qualname_of(named)
-    parameters = inspect.signature(function).parameters.values()
-    takes = any(parameter.name == KEY for parameter in parameters)
-    arguments = _arguments_of(function, frozenset((*skip, KEY)))
-    more = dict(fields or {})
+    takes = inspect.signature(function).parameters.keys()
+    arguments = _arguments_of(function, frozenset((*skip, KEY, _STATE)))
+    more = {KIND: "consumer", **(fields or {})}
     route = route_of(LOGGER if logger is None else logger)
 
     def parent(kwargs: dict[str, Any]) -> Any:
-        header = kwargs.get(KEY) if takes else kwargs.pop(KEY, None)
+        header, state = (kwargs.get(key) if key in takes else kwargs.pop(key, None) for key in (KEY, _STATE))
         if header is None:
-            header = _celery_header()
-        return parent_of(header) if isinstance(header, str) else INHERIT
+            header, state = _celery_headers()
+        if not isinstance(header, str):
+            return INHERIT
+        return parent_of((header,), (state,) if isinstance(state, str) else ())
 
     if inspect.iscoroutinefunction(function):
 
@@ -94,11 +100,13 @@ def job(
     return sync_job
 
 
-def _celery_header() -> object:
-    """The header of the Celery task that is running in this thread, if one is."""
+def _celery_headers() -> tuple[object, object]:
+    """The two headers of the Celery task that is running in this thread, if one is."""
     celery = sys.modules.get("celery")
     task = None if celery is None else getattr(celery, "current_task", None)
     if not task:
-        return None
+        return None, None
     request = task.request
-    return (getattr(request, "headers", None) or {}).get(KEY) or getattr(request, KEY, None)
+    headers = getattr(request, "headers", None) or {}
+    # Which protocol the message is of says where they are.
+    return tuple(headers.get(key) or getattr(request, key, None) for key in (KEY, _STATE))  # type: ignore[return-value]

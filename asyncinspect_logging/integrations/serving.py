@@ -7,7 +7,7 @@ Apart from a driven span like any other, it can have a parent in another process
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final
@@ -18,14 +18,28 @@ from ..routing import Route
 from ..spans import INHERIT, Span, current, current_span
 from ..traceparent import parse_traceparent
 
-__all__ = ["CLOSED", "METHODS", "ClientDisconnected", "ServedSpan", "ServerError", "parent_of", "serve"]
+__all__ = [
+    "KIND",
+    "METHODS",
+    "ClientDisconnected",
+    "ServedSpan",
+    "ServerError",
+    "is_closed_well",
+    "parent_of",
+    "request_fields",
+    "serve",
+]
 
 #: The methods that a name may begin with: those that OpenTelemetry's semantic conventions know
 #: (https://opentelemetry.io/docs/specs/semconv/http/http-spans/), since a client may send any word.
 METHODS: Final = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
 
-#: Codes with which a websocket that ended by the rules was closed (RFC 6455, section 7.4.1).
-CLOSED: Final = frozenset({1000, 1001, 1005})
+#: Codes with which a websocket that ended by the rules was closed (RFC 6455, section 7.4): normally, going away, or
+#: without one; and those that are for libraries and applications to give a meaning.
+_CLOSED: Final = frozenset({1000, 1001, 1005})
+_CLOSED_BY_APPLICATION: Final = range(3000, 5000)
+#: The field that the OTLP export takes the kind of a span from.
+KIND: Final = "otel.kind"
 
 Verdict = Callable[[BaseException | None], BaseException | None]
 
@@ -127,16 +141,33 @@ async def serve(awaitable: Awaitable[Any], span: ServedSpan) -> Any:
             current.set(around)
 
 
-def parent_of(traceparent: str | bytes | None) -> Any:
-    """The parent of work that came with that header: the span it names. Without one, or one that is none: the current
-    span, if it is one that the application has opened; what `install` sees of the server's tasks is not, or all that a
-    server does were a single trace. Else None.
+def is_closed_well(code: int) -> bool:
+    """Whether a websocket that was closed with that code ended by the rules, and not because somebody was gone."""
+    return code in _CLOSED or code in _CLOSED_BY_APPLICATION
+
+
+def request_fields(method: str) -> tuple[str, dict[str, Any]]:
+    """What the name of a request begins with, and the fields that it has, by its method."""
+    if method in METHODS:
+        return method, {KIND: "server", "http.request.method": method}
+    return "HTTP", {KIND: "server", "http.request.method": "_OTHER", "http.request.method_original": method}
+
+
+def parent_of(traceparent: Sequence[str | bytes], tracestate: Sequence[str | bytes] = ()) -> Any:
+    """The parent of work that came with those headers: the span that the only `traceparent` names. Without one, or one
+    that is none: the current span, if it is one that the application has opened; what `install` sees of the server's
+    tasks is not, or all that a server does were a single trace. Else None.
     """
-    if traceparent is not None:
-        header = traceparent.decode("latin-1") if isinstance(traceparent, bytes) else traceparent
+    if len(traceparent) == 1:
+        header = _text(traceparent[0])
         if parse_traceparent(header) is not None:
-            return header
+            # It may be in several headers, which are one list.
+            return {"traceparent": header, "tracestate": ",".join(map(_text, tracestate))} if tracestate else header
     around = current_span()
     if around is None or (isinstance(around, DrivenSpan) and around.own_task):
         return None
     return INHERIT
+
+
+def _text(header: str | bytes) -> str:
+    return header.decode("latin-1") if isinstance(header, bytes) else header
