@@ -15,7 +15,7 @@ from types import CoroutineType
 from typing import Any, Final
 
 from .driven import DrivenSpan, resume_all, suspend_all
-from .opened import open_of
+from .opened import note_root, open_of
 from .steps import FIRST_BOUND, slow, stepping
 from .tracing import trace_resume, trace_suspend
 from .wakes import driven_by_hand, hear
@@ -126,8 +126,12 @@ def _stepper(awaitable: Any) -> Any:
 def _stand_in(span: DrivenSpan) -> int:
     """Have the wakes of the current asyncio task noted on `span`; returns the task's id, or 0 outside one."""
     loop = asyncio._get_running_loop()
-    task = None if loop is None else asyncio.current_task(loop)
-    if loop is None or task is None or id(task) in driven_by_hand:
+    if loop is None:
+        if "trio" in sys.modules:
+            note_root()
+        return 0
+    task = asyncio.current_task(loop)
+    if task is None or id(task) in driven_by_hand:
         return 0
     hear(loop)
     driven_by_hand[id(task)] = span

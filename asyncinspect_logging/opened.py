@@ -28,6 +28,8 @@ __all__ = [
     "current_tasks",
     "end_all",
     "heard_loops",
+    "heard_roots",
+    "note_root",
     "open_of",
     "open_spans",
     "other_task",
@@ -108,6 +110,21 @@ def other_task() -> Any:
         return trio.lowlevel.current_task()
     except (RuntimeError, AttributeError):  # outside trio's loop, or trio half imported
         return None
+
+
+#: Of each trio program in which tasks are driven, the task that all others are below: trio tells its own thread alone.
+heard_roots: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
+
+
+def note_root() -> None:
+    """A task of the trio program that runs in this thread, if one does, is driven."""
+    trio: Any = sys.modules.get("trio")
+    try:
+        root = trio.lowlevel.current_root_task()
+    except (RuntimeError, AttributeError):  # as above
+        return
+    if root is not None:
+        heard_roots.add(root)
 
 
 def close_collected(at_most: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import re
 from typing import Any
 
 import anyio
@@ -10,7 +12,8 @@ import pytest
 import trio
 import trio.testing
 
-from asyncinspect_logging import Inspector, current_span, span
+from asyncinspect_logging import Inspector, current_span, instrument, span
+from asyncinspect_logging import install as install_on_loop
 from asyncinspect_logging.integrations import anyio as anyio_integration
 from asyncinspect_logging.integrations.trio import SpanInstrument, install
 from asyncinspect_logging.opened import open_of
@@ -131,6 +134,141 @@ def test_results_and_exceptions_are_as_without(listen: Any) -> None:
             trio.run(fails, instruments=instruments)
         told.append((result, [name for name in frames(raised.value) if name in ("fails", "inner", "_drive", "drive")]))
     assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("driven", ["SpanInstrument", "instrument"])
+@pytest.mark.parametrize("thread", [False, True], ids=["", "from a thread"])
+def test_where_tasks_are(thread: bool, driven: str, listen: Any) -> None:
+    """The frames that a task waits in, what for, and in a nursery for whom: in the program itself, and for a thread
+    that looks into it, such as that of a server of /metrics.
+    """
+    inspector = listen()
+    drive = instrument if driven == "instrument" else lambda function: function
+
+    @drive
+    async def waits(lock: trio.Lock) -> None:
+        async with lock:
+            await trio.sleep_forever()
+
+    @drive
+    async def parent(lock: trio.Lock) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(waits, lock)
+            nursery.start_soon(receives)
+
+    @drive
+    async def receives() -> None:
+        await trio.open_memory_channel[int](0)[1].receive()
+
+    async def main() -> None:
+        lock = trio.Lock()
+        lock.acquire_nowait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(parent, lock)
+            await trio.testing.wait_all_tasks_blocked()
+            look = lambda: {task.name.rpartition(".")[2]: task for task in inspector.snapshot().tasks}  # noqa: E731
+            found.update(await trio.to_thread.run_sync(look) if thread else look())
+            nursery.cancel_scope.cancel()
+
+    found: dict[str, Any] = {}
+    trio.run(main, instruments=[SpanInstrument()] if driven == "SpanInstrument" else [])
+    chain = found["waits"].await_chain
+    assert re.fullmatch(r".*test_integrations_trio\.py:\d+ .*\.waits", chain[0])
+    assert re.fullmatch(r"trio/_sync\.py:\d+ _LockImpl\.acquire", chain[2])
+    assert found["waits"].waiting_on.startswith("lock")
+    assert found["receives"].waiting_on == "channel receive"
+    assert found["parent"].waiting_on == "nursery, 2 tasks left"
+    if driven == "SpanInstrument":
+        assert set(found["parent"].awaiting) == {found[name].id for name in ("waits", "receives")}
+
+
+def test_cancelled_before_it_begins_and_nursery_start(listen: Any) -> None:
+    """A task in a scope that is cancelled already, one that says when it has started, and one that fails before."""
+    inspector = listen()
+
+    async def never() -> None:
+        await trio.sleep_forever()
+
+    async def serves(task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        task_status.started(7)
+        await trio.sleep_forever()
+
+    async def fails(task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        raise LookupError
+
+    async def main() -> None:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(never)
+        async with trio.open_nursery() as nursery:
+            assert await nursery.start(serves) == 7
+            with pytest.raises(LookupError):
+                await nursery.start(fails)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, instruments=[SpanInstrument()])
+    told = {view.name.rpartition(".")[2]: view.outcome for view in inspector.snapshot().tasks}
+    assert told == {"main": "completed", "never": "cancelled", "serves": "cancelled", "fails": "failed"}
+
+
+def test_taken_off_while_tasks_go_on(listen: Any) -> None:
+    """Spans that were begun end as ever; two instruments make one span a task."""
+    inspector = listen()
+    first = SpanInstrument()
+
+    async def waits() -> None:
+        await trio.sleep_forever()
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(waits)
+            await trio.testing.wait_all_tasks_blocked()
+            trio.lowlevel.remove_instrument(first)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, instruments=[first, SpanInstrument()])
+    assert {name: (view.spawned, view.finished) for name, view in inspector.snapshot().names.items()} == {
+        main.__qualname__: (1, 1),
+        waits.__qualname__: (1, 1),
+    }
+    assert view(inspector, "waits").outcome == "cancelled"
+
+
+def test_guest_of_asyncio(listen: Any) -> None:
+    """In guest mode the two loops share a thread: tasks of both have spans, with their own parents and steps."""
+    inspector = listen()
+
+    async def child() -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def guest() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(child)
+
+    async def neighbour() -> None:
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    async def host() -> None:
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+        with install_on_loop(), span("host"):
+            trio.lowlevel.start_guest_run(
+                guest,
+                run_sync_soon_threadsafe=loop.call_soon_threadsafe,
+                done_callback=done.set_result,
+                host_uses_signal_set_wakeup_fd=True,
+                instruments=[SpanInstrument()],
+            )
+            await asyncio.create_task(neighbour())
+            (await done).unwrap()
+
+    asyncio.run(host())
+    ids = {name: view(inspector, name).id for name in ("host", "guest")}
+    assert view(inspector, "child").parent_id == ids["guest"]
+    assert view(inspector, "guest").parent_id == view(inspector, "neighbour").parent_id == ids["host"]
+    assert [view(inspector, name).polls for name in ("child", "neighbour")] == [2, 4]
 
 
 def test_install_in_a_running_program(listen: Any) -> None:

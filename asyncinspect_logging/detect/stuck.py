@@ -7,14 +7,15 @@ unsaid. Nothing here raises.
 
 from __future__ import annotations
 
+import itertools
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
 from ..process import span_id
 from ..spans import Span
 from .chains import Chain, is_driver, running_frames, texts_of, thread_frames, walk
-from .tasks import all_tasks
-from .waits import coroutine_of, future_of, is_task, outermost_span_of, seconds_left, span_of_task, wait_of
+from .tasks import all_tasks, trio_tasks
+from .waits import coroutine_of, future_of, outermost_span_of, seconds_left, span_of_task, wait_of
 
 __all__ = ["NOWHERE", "Lookout", "Where", "on_and_at"]
 
@@ -68,14 +69,14 @@ class Lookout:
         """The task in which a driver is, whose span has this key."""
         if self._tasks is None:
             self._tasks = {}
-            for task in all_tasks():
+            for task in itertools.chain(all_tasks(), trio_tasks()):
                 span = span_of_task(task)
                 if span is not None:
                     self._tasks[span._key] = task
         if key not in self._tasks and not self._deep:
             # Inside something that somebody else has put around it.
             self._deep = True
-            for task in all_tasks():
+            for task in itertools.chain(all_tasks(), trio_tasks()):
                 for _, span in walk(coroutine_of(task)).drivers:
                     self._tasks.setdefault(span._key, task)
         return self._tasks.get(key)
@@ -123,7 +124,7 @@ def _described(frame: FrameType) -> tuple[FrameType, str, str]:
 
 def _span_id_of(task: Any) -> str | None:
     """Id of the outermost live span of a task, or None."""
-    span = outermost_span_of(task) if is_task(task) else None
+    span = outermost_span_of(task) if coroutine_of(task) is not None else None
     return None if span is None else span_id(span.number)
 
 

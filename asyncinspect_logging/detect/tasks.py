@@ -8,10 +8,10 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
-from ..opened import heard_loops, open_of
+from ..opened import heard_loops, heard_roots, open_of
 from .waits import is_task
 
-__all__ = ["all_tasks", "task_references"]
+__all__ = ["all_tasks", "task_references", "trio_tasks"]
 
 _COPY_ATTEMPTS: Final = 1000
 
@@ -22,6 +22,16 @@ def all_tasks() -> Iterator[Any]:
         task = reference()
         if task is not None:
             yield task
+
+
+def trio_tasks() -> Iterator[Any]:
+    """The tasks of the trio programs in which some are driven."""
+    found = _copied(heard_roots)
+    while found:
+        task = found.pop()
+        yield task
+        for nursery in task.child_nurseries:
+            found += nursery.child_tasks
 
 
 def task_references() -> list[Callable[[], Any]]:

@@ -333,6 +333,11 @@ def _taskgroup(link: Link) -> Wait:
     return Wait("taskgroup", f", {len(left)} task{'s' * (len(left) != 1)} left", futures=left)
 
 
+def _nursery(link: Link) -> Wait:
+    left = tuple(local(link.frame, "self")[0].child_tasks)
+    return Wait("nursery", f", {len(left)} task{'s' * (len(left) != 1)} left", futures=left)
+
+
 def _address(peer: Any) -> str:
     """` host:port`, or nothing for what has no such thing."""
     if type(peer) is tuple and len(peer) >= 2 and type(peer[0]) is str and type(peer[1]) in (int, str):
@@ -485,6 +490,11 @@ _RULES: Final[dict[tuple[str, str], _Rule]] = {
     ("httpx._models", "Response.aread"): _Rule(_httpx_body, 2),
     ("httpx._models", "Response.aiter_raw"): _Rule(_httpx_body, 2),
     ("trio._timeouts", "sleep_until"): _Rule(_fixed("sleep"), 1),
+    ("trio._timeouts", "sleep_forever"): _Rule(_fixed("sleep"), 1),
+    ("trio._threads", "to_thread_run_sync"): _Rule(_fixed("thread pool"), 1),
+    ("trio._core._run", "Nursery._nested_child_finished"): _Rule(_nursery),
+    ("trio._channel", "MemoryReceiveChannel.receive"): _Rule(_fixed("channel receive"), 1),
+    ("trio._channel", "MemorySendChannel.send"): _Rule(_fixed("channel send"), 1),
     ("trio._sync", "_LockImpl.acquire"): _Rule(_primitive("lock"), 1),
     ("trio._sync", "Semaphore.acquire"): _Rule(_primitive("semaphore"), 1),
     ("trio._sync", "Event.wait"): _Rule(_primitive("event"), 1),

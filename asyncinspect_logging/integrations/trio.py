@@ -10,6 +10,7 @@ import trio
 from ..diagnostics import warn_once
 from ..driven import DrivenSpan
 from ..driver import WRAPPED, Driver, drive, qualname_of, wrapped_name
+from ..opened import note_root
 from ..routing import delivering, route_of
 from ..spans import LOGGER
 from ..tracing import trace_wake
@@ -45,6 +46,7 @@ class SpanInstrument(trio.abc.Instrument):
         audience = self._route.audience()
         if audience is None or (audience.receivers and delivering.now):
             return
+        note_root()
         name = qualname_of(coro)
         if name == WRAPPED:
             name = wrapped_name(coro)
