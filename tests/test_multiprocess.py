@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import json
+import mmap
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,68 +30,123 @@ from asyncinspect_logging import Config, Inspector, instrument, span
 from asyncinspect_logging.errors import ConfigError
 from asyncinspect_logging.exporters.multiprocess import Processes
 from asyncinspect_logging.exporters.prometheus import PrometheusExporter
+from asyncinspect_logging.testing import FakeClock
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no flock()")
 if sys.platform != "win32":
     from asyncinspect_logging.exporters.totals import Corrupt, Totals, totals_of
 
-#: What a process of its own begins with. It does as it is told, line by line, and says when it is done.
+#: It has imported everything, and makes a process of each connection, which does as it is told and says when it is done.
 PROGRAM = """
-import asyncio, logging, os, signal, sys
-from asyncinspect_logging import AsyncInspectHandler, Inspector, instrument, span
+import asyncio, json, logging, os, signal, socket, sys
+from asyncinspect_logging import AsyncInspectHandler, Inspector, annotate, instrument, span
 from asyncinspect_logging.exporters.prometheus import PrometheusExporter
-logging.getLogger("asyncinspect").addHandler(AsyncInspectHandler())
+from asyncinspect_logging.testing import FakeClock
 
 def spans(count, name="job"):
     for _ in range(count):
         with span(name):
             pass
 
-exporter = PrometheusExporter()
+def die_at(step, *files):
+    # At so many lines of these files, counted from now.
+    def line(frame, event, arg):
+        nonlocal step
+        if event == "line":
+            step -= 1
+            if step < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return line
+    sys.settrace(lambda frame, event, arg: line if frame.f_code.co_filename.endswith(files) else None)
+
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
 print("ready", flush=True)
-for line in sys.stdin:
-    exec(line)
-    print("done", flush=True)
+while True:
+    connection, _ = listener.accept()
+    if not os.fork():
+        break
+    connection.close()
+listener.close()
+lines = connection.makefile("rw")
+def say(text):
+    print(text, file=lines, flush=True)
+say(os.getpid())
+os.environ.update(json.loads(next(lines)))
+logging.getLogger("asyncinspect").addHandler(AsyncInspectHandler())
+exporter = PrometheusExporter()
+say("ready")
+for line in lines:
+    exec(json.loads(line))
+    say("done")
 """
 
 
 class Process:
     """A process that shares the folder."""
 
-    def __init__(self, folder: Path, **environment: str) -> None:
-        self.popen = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder)} | environment,
-        )
-        assert self._line() == "ready"
+    def __init__(self, server: str, folder: Path) -> None:
+        self._connection = socket.socket(socket.AF_UNIX)
+        self._connection.connect(server)
+        self._lines = self._connection.makefile("rw")
+        self.pid = int(self.line())
+        self.tell({"PROMETHEUS_MULTIPROC_DIR": str(folder)})
+        assert self.line() == "ready"
 
-    def _line(self) -> str:
-        assert self.popen.stdout is not None
-        return self.popen.stdout.readline().strip()
+    def line(self) -> str:
+        return self._lines.readline().strip()
 
-    def do(self, line: str) -> None:
-        assert self.popen.stdin is not None
-        self.popen.stdin.write(line + "\n")
-        self.popen.stdin.flush()
-        assert self._line() == "done"
+    def tell(self, what: object) -> None:
+        self._lines.write(json.dumps(what) + "\n")
+        self._lines.flush()
+
+    def do(self, code: str) -> None:
+        self.tell(code)
+        assert self.line() == "done"
 
     def kill(self) -> None:
-        self.popen.kill()
-        self.popen.communicate()
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        self.gone()
 
     def end(self) -> None:
-        self.popen.communicate()
+        self._connection.shutdown(socket.SHUT_WR)
+        self.gone()
+
+    def gone(self) -> None:
+        """Until there is nothing of it any more: the kernel takes its locks off last."""
+        with suppress(OSError), self._connection:
+            self._lines.close()
+        end = time.monotonic() + 20
+        with suppress(ProcessLookupError):
+            while time.monotonic() < end:
+                os.kill(self.pid, 0)
+                time.sleep(0.001)
+            raise AssertionError("it does not end")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    # A path of a socket has to be short.
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": folder}
+        path = f"{folder}/s"
+        command = [sys.executable, "-c", PROGRAM, path]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as popen:
+            assert popen.stdout is not None
+            assert popen.stdout.readline() == b"ready\n"
+            yield path
+            popen.kill()
 
 
 @pytest.fixture
-def process(tmp_path: Path) -> Iterator[Callable[..., Process]]:
+def process(tmp_path: Path, server: str) -> Iterator[Callable[..., Process]]:
     started: list[Process] = []
 
-    def start(**environment: str) -> Process:
-        started.append(Process(tmp_path, **environment))
+    def start() -> Process:
+        started.append(Process(server, tmp_path))
         return started[-1]
 
     yield start
@@ -247,7 +308,7 @@ def test_killed_while_adding_up(tmp_path: Path, process: Callable[..., Process],
     one = process()
     one.do("spans(5); exporter.gather()")
     one.kill()
-    saved = {path: path.read_bytes() for path in tmp_path.glob(f"asyncinspect-{one.popen.pid}-*")}
+    saved = {path: path.read_bytes() for path in tmp_path.glob(f"asyncinspect-{one.pid}-*")}
     assert len(saved) == 3
     assert count(exporter.gather()) == 5
     # As if whoever added them up had been killed before it deleted them.
@@ -260,6 +321,242 @@ def test_killed_while_adding_up(tmp_path: Path, process: Callable[..., Process],
     for _ in range(2):
         assert count(exporter.gather()) == 12
     assert not [path for path in saved if path.exists()]
+
+
+#: In steps of so many lines.
+EACH = [pytest.param(53, id="some"), pytest.param(2, marks=pytest.mark.slow, id="most")]
+STATES = ("completed", "failed", "cancelled")
+
+
+def check(now: dict[str, float], before: dict[str, float]) -> None:
+    """No counter fell, and those of a page agree with each other: what had begun is over, once, by some outcome."""
+    for key, value in before.items():
+        assert re.match("async_inspect_(tasks_by|active|blocked|memory|build)", key) or now.get(key, 0) >= value, key
+    begun = ended = 0.0
+    for key, value in now.items():
+        if key.startswith("async_inspect_tasks_total"):
+            begun += value
+        elif re.match(rf"async_inspect_tasks_({'|'.join(STATES)})_total", key):
+            ended += value
+    assert begun == ended == now['async_inspect_events_total{type="spawn"}']
+    assert ended == now['async_inspect_events_total{type="drop"}']
+
+
+@pytest.mark.parametrize("every", EACH)
+def test_killed_at_any_line_of_counting(
+    process: Callable[..., Process], exporter: PrometheusExporter, every: int
+) -> None:
+    """While the files are made, a span is counted, gets a name of its own, and the file grows: what was left counts,
+    once, and the one span that was being left counts once or not at all.
+    """
+    total, before, step = 0.0, numbers(exporter.gather()), 0
+    while True:
+        one = process()
+        one.tell(
+            f"die_at({step}, 'shared.py')\n"
+            "for name in [*'aaab', *map(str, range(20)), *'cab']:\n"
+            "    with span(name):\n"
+            "        pass\n"
+            "    say('left')\n"
+            "os._exit(0)"
+        )
+        left = 0
+        while one.line() == "left":
+            left += 1
+        one.gone()
+        now = numbers(exporter.gather())
+        check(now, before)
+        counted = sum(value for key, value in now.items() if key.startswith("async_inspect_tasks_completed_total"))
+        assert total + left <= counted <= total + left + 1
+        total, before = counted, now
+        if left == 27:
+            break
+        step += every
+        assert step < 5000
+    assert step > 500
+
+
+@pytest.mark.parametrize("every", EACH)
+def test_killed_at_any_line_of_a_page(
+    process: Callable[..., Process], exporter: PrometheusExporter, every: int
+) -> None:
+    """Whoever adds up what is gone may be killed at it: nothing is lost, and nothing counts twice."""
+    total, before, step = 0, numbers(exporter.gather()), 0
+    while True:
+        one, other = process(), process()
+        one.do("spans(5); open = span('job'); open.__enter__(); exporter.gather()")
+        one.kill()
+        other.tell(f"die_at({step}, 'exporters/multiprocess.py'); exporter.gather(); say('alive'); os._exit(0)")
+        alive = other.line() == "alive"
+        other.gone()
+        total += 1
+        now = numbers(exporter.gather())
+        check(now, before)
+        assert now['async_inspect_tasks_completed_total{name="job"}'] == 5 * total
+        assert now['async_inspect_tasks_cancelled_total{name="job"}'] == total
+        before = now
+        if alive:
+            break
+        step += every
+        assert step < 5000
+    assert step > 100
+
+
+def test_no_number_is_torn(tmp_path: Path) -> None:
+    """Who reads the file while another process changes a number in it, sees one from before or after."""
+    low, high, size = (1 << 32) - 1, 1 << 32, 4096
+    with (tmp_path / "numbers").open("w+b") as file:
+        file.write(bytes(8 * size))
+        file.flush()
+        cells: Any = memoryview(mmap.mmap(file.fileno(), 8 * size)).cast("q")
+        pid = os.fork()
+        if not pid:
+            while True:
+                for number in (high, low):
+                    for place in range(size):
+                        cells[place] = number
+        seen: set[int] = set()
+        try:
+            for _ in range(500):
+                seen.update(memoryview(os.pread(file.fileno(), 8 * size, 0)).cast("q"))
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    assert seen <= {0, low, high}
+    assert {low, high} <= seen
+
+
+def test_a_span_that_ends_while_the_files_are_read(
+    process: Callable[..., Process], exporter: PrometheusExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its polls are first in the state and then in the counts: a reader in between finds them in one of these."""
+    one = process()
+    one.do("loop = asyncio.new_event_loop(); event = asyncio.Event()")
+    one.do("async def long():\n await asyncio.sleep(0)\n await event.wait()")
+    one.do("task = loop.create_task(instrument(long(), name='long')); loop.run_until_complete(asyncio.sleep(0.01))")
+    one.do("exporter.gather()")
+    assert count(exporter.gather(), "task_polls_total", "long") == 2
+    source = exporter._pages._source
+    read, after = type(source)._read_state, []  # type: ignore[attr-defined]
+
+    def slow(self: Any, id: str) -> Totals:
+        state: Totals = read(self, id)
+        if id.startswith(f"{one.pid}-") and not after:
+            after.append(one.do("event.set(); loop.run_until_complete(task); exporter.gather()"))
+        return state
+
+    monkeypatch.setattr(type(source), "_read_state", slow)
+    assert count(exporter.gather(), "task_polls_total", "long") >= 2
+    assert after
+    assert count(exporter.gather(), "task_polls_total", "long") == 3
+
+
+def test_the_last_second(process: Callable[..., Process], exporter: PrometheusExporter) -> None:
+    """Of a process that ends by itself, what is not in the counts is there too, and spans that are open end."""
+    one = process()
+    one.do("exporter.gather(); open = span('open'); open.__enter__(); annotate('a line')")
+    one.end()
+    now = numbers(exporter.gather())
+    assert now['async_inspect_events_total{type="log"}'] == 1
+    assert now['async_inspect_task_duration_seconds_count{name="open",state="cancelled"}'] == 1
+
+
+def link(path: Path) -> None:
+    path.symlink_to("/nowhere")
+
+
+def sparse(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 1 << 34)
+
+
+@pytest.mark.parametrize("name", ["1-a.counts", "1-a.names", "1-a.state", "ended.5"])
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, link, sparse, Path.touch], ids=lambda make: make.__name__)
+def test_what_others_left_there(
+    tmp_path: Path,
+    process: Callable[..., Process],
+    exporter: PrometheusExporter,
+    name: str,
+    make: Callable[[Path], Any],
+) -> None:
+    """No page waits for it, or fails, or reads it all; and adding up goes on."""
+    spans(3)
+    path = tmp_path / f"asyncinspect-{name}"
+    if ".counts" not in name and "ended" not in name:
+        (tmp_path / "asyncinspect-1-a.counts").touch()
+    make(path)
+    one = process()
+    one.do("spans(5)")
+    one.kill()
+    for _ in range(2):
+        assert count(exporter.gather()) == 8
+
+
+def test_names_that_were_deleted(tmp_path: Path, process: Callable[..., Process], exporter: PrometheusExporter) -> None:
+    """As by what cleans up /tmp: the others go on, and it is counted as broken when the process is gone."""
+    spans(3)
+    one = process()
+    one.do("spans(5)")
+    for path in tmp_path.glob(f"asyncinspect-{one.pid}-*.names"):
+        path.unlink()
+    assert count(exporter.gather()) == 3
+    one.kill()
+    now = numbers(exporter.gather())
+    assert now['async_inspect_tasks_completed_total{name="job"}'] == 3
+    assert now['async_inspect_dropped_total{reason="malformed"}'] == 1
+
+
+def test_a_folder_that_is_emptied(
+    tmp_path: Path, process: Callable[..., Process], exporter: PrometheusExporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While processes run: it is said, and pages are made of what is there."""
+    one = process()
+    one.do("spans(5)")
+    one.kill()
+    spans(3)
+    assert count(exporter.gather()) == 8
+    for path in tmp_path.iterdir():
+        path.unlink()
+    spans(3)
+    assert count(exporter.gather()) == 0
+    assert "somebody deleted the files of this process" in caplog.text
+    other = process()
+    other.do("spans(2)")
+    assert count(exporter.gather()) == 2
+
+
+def test_a_disk_that_is_full(
+    exporter: PrometheusExporter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Pages are made of the counts, which have their room; and the state is written when there is some again."""
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    spans(3)
+    with monkeypatch.context() as patch:
+        patch.setattr("asyncinspect_logging.exporters.multiprocess._replace", full)
+        with span("open"):
+            assert count(exporter.gather()) == 3
+            assert numbers(exporter.gather())["async_inspect_active_tasks"] == 0
+    assert "the state could not be shared" in caplog.text
+    with span("open"):
+        assert numbers(exporter.gather())["async_inspect_active_tasks"] == 1
+
+
+def test_a_folder_without_locks(
+    exporter: PrometheusExporter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As some network drives are: the application goes on, and there is no page that would be wrong."""
+
+    def none(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    spans(3)
+    assert "No locks available" in caplog.text
+    with pytest.raises(OSError, match="no file of counts could be made"):
+        exporter.gather()
 
 
 def test_left_behind(tmp_path: Path, process: Callable[..., Process], exporter: PrometheusExporter) -> None:
@@ -305,12 +602,10 @@ def test_scrapes_in_all_of_them_at_once(process: Callable[..., Process], exporte
     scrapers = [process() for _ in range(2)]
     code = "import re, time; end, seen = time.monotonic() + 1.0, []"
     code += "; find = re.compile('completed_total.*job.* (.*)').search"
-    code += "; exec('while time.monotonic() < end: seen.append(float((find(exporter.gather()) or [0, 0])[1]))')"
-    code += "; assert seen == sorted(seen), seen"
+    code += "\nwhile time.monotonic() < end: seen.append(float((find(exporter.gather()) or [0, 0])[1]))"
+    code += "\nassert seen == sorted(seen), seen"
     for one in scrapers:
-        assert one.popen.stdin is not None
-        one.popen.stdin.write(code + "\n")
-        one.popen.stdin.flush()
+        one.tell(code)
     total = 0
     for _ in range(4):
         victim = process()
@@ -319,7 +614,7 @@ def test_scrapes_in_all_of_them_at_once(process: Callable[..., Process], exporte
         total += 100
         assert count(exporter.gather()) == total
     for one in scrapers:
-        assert one._line() == "done"
+        assert one.line() == "done"
         one.do(f"assert 'tasks_completed_total{{name=\"job\"}} {total}.0' in exporter.gather()")
 
 
@@ -427,11 +722,7 @@ def test_live_polls(process: Callable[..., Process], exporter: PrometheusExporte
     """Polls of a span that is open are in the state, and what was on a page does not fall when it is killed."""
     one = process()
     one.do("loop = asyncio.new_event_loop()")
-    one.do(
-        "async def long():\\n await asyncio.sleep(0.01)\\n await asyncio.sleep(0.01)\\n await asyncio.sleep(60)".join(
-            ('exec("', '")')
-        )
-    )
+    one.do("async def long():\n for seconds in (0.01, 0.01, 60): await asyncio.sleep(seconds)")
     one.do("task = loop.create_task(instrument(long(), name='long')); loop.run_until_complete(asyncio.sleep(0.2))")
     one.do("exporter.gather()")
     assert count(exporter.gather(), "task_polls_total", "long") == 3
@@ -488,23 +779,32 @@ def test_names(exporter: PrometheusExporter, name: str) -> None:
 def test_bounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listen: Callable[..., Inspector], process: Callable[..., Process]
 ) -> None:
-    """Buckets of the application's own; with a process that has others, those that both have."""
+    """Buckets of the application's own; no count falls when a process comes, or goes, that has others."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
-    bounds = (0.001, 1 / 3, 2 / 3)
-    exporter = PrometheusExporter(listen(), duration_buckets=bounds)
-    spans(4)
-    now = numbers(exporter.gather())
-    key = 'async_inspect_task_duration_seconds_bucket{{le="{}",name="job",state="completed"}}'
-    assert now[key.format(repr(1 / 3))] == now[key.format(repr(2 / 3))] == 4
-    assert own_counts(tmp_path).bounds[0] == 0.001
+    bounds = (0.001, 0.3, 2 / 3)
+    exporter = PrometheusExporter(listen(clock=(clock := FakeClock())), duration_buckets=bounds)
+    for _ in range(4):
+        with span("job"):
+            clock.advance(0.27)
+    keys = [
+        f'async_inspect_task_duration_seconds_bucket{{le="{le}",name="job",state="completed"}}'
+        for le in ("0.001", "0.3", repr(2 / 3), "+Inf")
+    ]
+
+    def buckets() -> list[float]:
+        now = numbers(exporter.gather())
+        return [now[key] for key in keys]
+
+    assert buckets() == [0, 4, 4, 4]
     assert set(bounds) <= set(own_counts(tmp_path).bounds)
     one = process()
-    one.do("spans(5)")
-    now = numbers(exporter.gather())
-    assert now[key.format("+Inf")] == 9
-    assert now[key.format("0.001")] <= 9
-    one.kill()
-    assert numbers(exporter.gather())[key.format("+Inf")] == 9
+    # Between 0.25 and 0.5, which are the bounds that it has; two inspectors count them.
+    one.do("clock = FakeClock(); own = Inspector(clock=clock)")
+    one.do("logging.getLogger('asyncinspect').addHandler(AsyncInspectHandler(own)); own = PrometheusExporter(own)")
+    one.do("for _ in range(5):\n with span('job'): clock.advance(0.26)")
+    for _ in range(2):
+        assert buckets() == [0, 4, 14, 14]
+        one.kill()
 
 
 GARBAGE = b"\x00\xffnonsense"
@@ -525,7 +825,7 @@ def test_files_that_are_broken(
     one.do("spans(5)")
     one.do("exporter.gather()")
     one.kill()
-    (path,) = tmp_path.glob(f"asyncinspect-{one.popen.pid}-*.{kind}")
+    (path,) = tmp_path.glob(f"asyncinspect-{one.pid}-*.{kind}")
     data = path.read_bytes()
     if damage == "half":
         damage = data[: min(len(data) // 2, 500)]

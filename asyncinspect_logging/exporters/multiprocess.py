@@ -7,7 +7,9 @@ to one file for all that are gone, and its own files are deleted: the folder doe
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import struct
 import sys
 import threading
@@ -24,6 +26,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from ..diagnostics import warn_once
 from ..errors import ConfigError
+from ..process import at_exit
 from ..shared import COUNTS, NAMES, PREFIX, SharedCounts
 from ..snapshot import Snapshot
 from .totals import Corrupt, Totals, totals_of
@@ -46,6 +49,10 @@ _SPARING: Final = 50
 _ATTEMPTS: Final = 100
 #: Seconds after which nobody is still making a file.
 _MAKING: Final = 60
+#: Bytes beyond which a file is none of these.
+_LARGEST: Final = 1 << 30
+#: Errors of opening what is no file, or not for this process; others, such as too many open files, are of the process.
+_NO_FILE: Final = {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENODEV}
 
 
 def shared_folder() -> str | None:
@@ -69,9 +76,11 @@ class _Member:
     def __init__(self, folder: str, inspector: Any) -> None:
         self._folder = folder
         self._inspector = weakref.ref(inspector)
+        self._pid = 0
         self._counts: SharedCounts = inspector.share(folder)
         self._counts.begun = self._begin
         self._writing = threading.Lock()
+        at_exit(self._end)
 
     def _begin(self) -> None:
         """The file of counts was made, here or in the child of a fork."""
@@ -94,8 +103,15 @@ class _Member:
                 warn_once("shared state", type(error).__qualname__, "the state could not be shared: %r", error)
             time.sleep(max(_EVERY, _SPARING * (time.monotonic() - began)))
 
+    def _end(self) -> None:
+        """The process ends by itself, and so nothing of its last second has to be missing."""
+        if self._pid == os.getpid():
+            self.write()
+
     def write(self) -> bool:
-        """Write what is not in the counts; False if there is no inspector any more. Raises OSError."""
+        """Write what is not in the counts; False if there is no inspector any more. Raises OSError where there is no
+        file of counts.
+        """
         inspector = self._inspector()
         if inspector is None:
             return False
@@ -104,9 +120,17 @@ class _Member:
             totals = totals_of(inspector.snapshot(tasks=False), self._counts.bounds)
             totals.names = self._counts.lacking(totals.names)
             data = totals.dump()
-            if data != self._written:
-                _replace(os.path.join(self._folder, f"{PREFIX}{name}{_STATE}"), data)
-                self._written = data
+            path = os.path.join(self._folder, f"{PREFIX}{name}")
+            if not os.path.exists(path + COUNTS):
+                deleted = "somebody deleted the files of this process in %s: what it counts is missing in all sums"
+                warn_once("shared files", name, deleted, self._folder)
+            elif data != self._written:
+                try:
+                    _replace(path + _STATE, data)
+                    self._written = data
+                except OSError as error:
+                    # The page is made of what is there, as anybody else's is.
+                    warn_once("shared state", str(error.errno), "the state could not be shared: %r", error)
         return True
 
 
@@ -168,6 +192,8 @@ class Processes:
                 serial, total, merged = self._read_ended()
                 files = [self._read_file(id) for id in self._ids() if id not in merged]
             except FileNotFoundError:
+                if not os.path.isdir(self._folder):
+                    raise
                 continue  # added up and deleted meanwhile
             if self._serial() != serial:
                 continue
@@ -194,21 +220,24 @@ class Processes:
 
     def _read_file(self, id: str) -> _File:
         """Raises FileNotFoundError where it was deleted."""
-        descriptor = os.open(self._path(id, COUNTS), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            descriptor = _open(self._path(id, COUNTS))
+        except Corrupt as error:
+            self._tell(id + COUNTS, error)
+            return _File(id, True, Totals())
         with open(descriptor, "rb") as file:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 alive = False
             except BlockingIOError:
                 alive = True
-            # The numbers first: of each name that has some, the name was written before.
-            counts = file.read()
-            # Written now and then, and so with more than is in the counts of long spans that are still open.
+            # Before the counts: what it leaves out, since it is in the counts by now, is in what is read of them. But
+            # after the look whether somebody still writes it.
             state = self._read_state(id)
-            with open(self._path(id, NAMES), "rb") as names:
-                lines = names.read()
+            # The numbers first: of each name that has some, the name was written before.
+            counts = file.read(_LARGEST)
         try:
-            totals = Totals.from_counts(counts, lines)
+            totals = Totals.from_counts(counts, self._read_names(id))
         except Corrupt as error:
             self._tell(id + COUNTS, error)
             totals = Totals()
@@ -218,10 +247,16 @@ class Processes:
             totals.end()
         return _File(id, alive, totals)
 
+    def _read_names(self, id: str) -> bytes:
+        try:
+            return _read(self._path(id, NAMES))
+        except FileNotFoundError:
+            # Or else it is being deleted, after its counts were added up: that is seen afterwards.
+            raise Corrupt("the names are gone") from None
+
     def _read_state(self, id: str) -> Totals:
         try:
-            with open(self._path(id, _STATE), "rb") as file:
-                return Totals.load(file.read())
+            return Totals.load(_read(self._path(id, _STATE)))
         except FileNotFoundError:
             return Totals()  # not written yet
         except Corrupt as error:
@@ -244,11 +279,13 @@ class Processes:
         serial = self._serial()
         if serial == self._ended[0]:
             return self._ended
+        if not serial:
+            # Somebody deleted them.
+            self._ended = (0, Totals(), frozenset())
+            return self._ended
         path = os.path.join(self._folder, f"{_ENDED}{serial}")
-        with open(path, "rb") as file:
-            data = file.read()
         try:
-            totals, ids = Totals.load_with_ids(data)
+            totals, ids = Totals.load_with_ids(_read(path))
         except Corrupt as error:
             self._tell(os.path.basename(path), error)
             totals, ids = Totals(), frozenset()
@@ -285,12 +322,12 @@ class Processes:
         _replace(os.path.join(self._folder, f"{_ENDED}{serial + 1}"), ended.dump(gone))
         for old in self._serials():
             if old <= serial:
-                with suppress(FileNotFoundError):
+                with suppress(OSError):
                     os.unlink(os.path.join(self._folder, f"{_ENDED}{old}"))
         for id in gone:
             # The counts last: as long as they are there, the others are looked for.
             for kind in (_STATE, NAMES, COUNTS):
-                with suppress(FileNotFoundError):
+                with suppress(OSError):
                     os.unlink(self._path(id, kind))
         self._sweep(gone)
 
@@ -303,7 +340,7 @@ class Processes:
             over = half_made and name.removeprefix(f".{PREFIX}").startswith(tuple(gone))
             alone = name.startswith(PREFIX) and kind in (NAMES, _STATE) and stem not in there
             path = os.path.join(self._folder, name)
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 if over or ((half_made or alone) and time.time() - os.stat(path).st_mtime > _MAKING):
                     os.unlink(path)
 
@@ -325,6 +362,27 @@ class Processes:
 def _join(folder: str, inspector: Any) -> _Member:
     member = _members[inspector][folder] = _Member(folder, inspector)
     return member
+
+
+def _open(path: str) -> int:
+    """A descriptor to read from. Raises Corrupt for what is no file that a process of this service wrote."""
+    try:
+        # Not what a link points to; and a pipe must not be waited for.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            raise Corrupt(str(error)) from None
+        raise
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
+        os.close(descriptor)
+        raise Corrupt("it is no file, or too large")
+    return descriptor
+
+
+def _read(path: str) -> bytes:
+    with open(_open(path), "rb") as file:
+        return file.read(_LARGEST)
 
 
 def _replace(path: str, data: bytes) -> None:

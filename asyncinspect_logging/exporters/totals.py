@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from operator import add
@@ -73,18 +74,21 @@ class Totals:
         return other
 
     def _at(self, bounds: tuple[float, ...]) -> dict[str, list[int]]:
-        """The names with durations at bounds which are among these."""
+        """The names with durations at these bounds: what is between two of them counts at the higher one."""
         if self.bounds == bounds:
             return self.names
         return {name: _rebucket(cells, self.bounds, bounds) for name, cells in self.names.items()}
 
     def add(self, other: Totals) -> None:
-        """Add another's. Durations keep the bounds that both have."""
+        """Add another's. Durations have the bounds of both. At one that a process does not have, its count is that at
+        the next lower one (see `histograms.cumulative`), and so no bucket falls when it comes.
+        """
         if not self.names:
             self.bounds = other.bounds
         elif other.names and self.bounds != other.bounds:
-            common = tuple(bound for bound in self.bounds if bound in set(other.bounds))
-            self.names, self.bounds = self._at(common), common
+            both = tuple(sorted({*self.bounds, *other.bounds}))
+            if len(both) <= _MAX_BOUNDS:
+                self.names, self.bounds = self._at(both), both
         for name, cells in other._at(self.bounds).items() if other.names else ():
             have = self.names.get(name)
             self.names[name] = cells if have is None else list(map(add, have, cells))
@@ -100,9 +104,8 @@ class Totals:
         """
         if state.names and not self.names:
             self.bounds = state.bounds
-        missing = set(self.bounds) - set(state.bounds)
-        if not missing:
-            for name, cells in state._at(self.bounds).items():
+        if self.bounds == state.bounds:
+            for name, cells in state.names.items():
                 have = self.names.get(name)
                 self.names[name] = cells if have is None else list(map(max, have, cells))
         self.states, self.memory, self.lints = state.states, state.memory, state.lints
@@ -277,16 +280,14 @@ def _finished(cells: Sequence[int], bounds: int) -> list[int]:
 
 
 def _rebucket(cells: list[int], have: tuple[float, ...], want: tuple[float, ...]) -> list[int]:
-    """The same cells with durations at `want`, which are among `have`."""
+    """The same cells with durations at the bounds `want`."""
     found = cells[: durations_at(0, len(have))]
-    for place in range(len(FINAL)):
-        at = durations_at(place, len(have))
+    places = [*(bisect_left(want, bound) for bound in have), len(want)]
+    for state in range(len(FINAL)):
+        at = durations_at(state, len(have))
         counts = [0] * (len(want) + 1)
-        target = 0
-        for bound, count in zip((*have, None), cells[at : at + len(have) + 1], strict=True):
-            counts[target] += count
-            if target < len(want) and bound == want[target]:
-                target += 1
+        for place, count in zip(places, cells[at : at + len(have) + 1], strict=True):
+            counts[place] += count
         found += [*counts, cells[at + len(have) + 1]]
     return found
 
