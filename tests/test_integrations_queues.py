@@ -46,6 +46,9 @@ def test_jobs_continue_the_trace(listen: Any) -> None:
     assert dict(found.fields) == {"otel.kind": "consumer", "x": 3, "parent": 4, "queue": "default"}
     assert one(inspector, takes.__wrapped__.__qualname__).trace_id == "0af7651916cd43dd8448eb211c80319c"
 
+    assert asyncio.run(add({}, 3, traceparent=REMOTE, tracestate="a=1")) == 3
+    with span("caller", parent={"traceparent": REMOTE, "tracestate": "a=1"}) as caller:
+        assert trace_headers() == {"traceparent": caller.traceparent(), "tracestate": "a=1"}
     with span("sends") as sender:
         assert trace_headers({"a": 1}) == {"a": 1, "traceparent": sender.traceparent()}
         assert asyncio.run(add({}, 1)) == 1
@@ -153,6 +156,101 @@ def test_arq_on_redis(redis: int, listen: Any) -> None:
     assert added.polls == 2
     assert one(inspector, "fails").outcome == "failed"
     assert one(inspector, "hangs").outcome == "cancelled"
+
+
+@pytest.mark.real
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_arq_tries_again_aborts_and_runs_by_the_clock(redis: int, listen: Any) -> None:
+    """Each attempt is a span, of which those that ask for another one failed; a job that is aborted is cancelled, and
+    so is one that is still running when the worker is stopped; jobs of cron are counted.
+    """
+    pytest.importorskip("arq")
+    import arq
+    from arq.connections import RedisSettings
+    from arq.worker import Retry, Worker, func
+
+    inspector = listen()
+    entered = {name: asyncio.Event() for name in ("aborted", "stopped", "hourly")}
+
+    @job(name="again")
+    async def again(ctx: Any) -> int:
+        if ctx["job_try"] < 3:
+            raise Retry(defer=0)
+        return int(ctx["job_try"])
+
+    @job(name="aborted")
+    async def aborted(ctx: Any) -> None:
+        entered["aborted"].set()
+        await asyncio.Event().wait()
+
+    @job(name="stopped")
+    async def stopped(ctx: Any) -> None:
+        entered["stopped"].set()
+        await asyncio.Event().wait()
+
+    @job(name="hourly")
+    async def hourly(ctx: Any) -> None:
+        entered["hourly"].set()
+
+    async def main() -> int:
+        pool = await arq.create_pool(RedisSettings(port=redis))
+        worker = Worker(
+            [func(again, name="again"), func(aborted, name="aborted"), func(stopped, name="stopped")],
+            redis_pool=pool,
+            cron_jobs=[arq.cron(hourly, minute=0, run_at_startup=True)],
+            allow_abort_jobs=True,
+            handle_signals=False,
+            poll_delay=0.01,
+        )
+        working = asyncio.create_task(worker.async_run())
+        sent = {name: await pool.enqueue_job(name) for name in ("again", "aborted", "stopped")}
+        result: int = await sent["again"].result(timeout=10, poll_delay=0.01)
+        for event in entered.values():
+            await asyncio.wait_for(event.wait(), 10)
+        assert await sent["aborted"].abort(timeout=10, poll_delay=0.01)
+        await worker.close()
+        await asyncio.wait([working])
+        return result
+
+    assert asyncio.run(main()) == 3
+    told = [(task.name, task.outcome) for task in inspector.snapshot().tasks]
+    assert sorted(told) == [
+        ("aborted", "cancelled"),
+        ("again", "completed"),
+        ("again", "failed"),
+        ("again", "failed"),
+        ("hourly", "completed"),
+        ("stopped", "cancelled"),
+    ]
+
+
+def test_celery_in_the_same_process(listen: Any) -> None:
+    """Tasks that are run at once: each attempt is a span of the sender's trace, and a job that a task calls itself is a
+    child of that task, not of the sender.
+    """
+    celery = pytest.importorskip("celery")
+    inspector = listen()
+    app = celery.Celery("jobs", broker="memory://", backend="cache+memory://", set_as_current=False)
+    app.conf.task_always_eager = True
+
+    @job(name="called")
+    def called(x: int) -> int:
+        return x
+
+    @app.task(bind=True, max_retries=1)
+    @job(name="tried", skip=("self",))
+    def tried(self: Any, x: int) -> int:
+        if not self.request.retries:
+            raise self.retry(countdown=0)
+        return called(x)
+
+    headers = {"traceparent": REMOTE, "tracestate": "a=1"}
+    assert tried.apply_async((7,), headers=headers).get() == 7
+    first, inner, second = inspector.snapshot().tasks
+    assert (first.outcome, first.error["type"]) == ("failed", "celery.exceptions.Retry")
+    assert (second.outcome, inner.outcome) == ("completed", "completed")
+    assert first.parent_id == second.parent_id == "b7ad6b7169203331"
+    assert inner.parent_id == second.id
 
 
 CELERY = """

@@ -74,6 +74,9 @@ def job(
         header, state = (kwargs.get(key) if key in takes else kwargs.pop(key, None) for key in (KEY, _STATE))
         if header is None:
             header, state = _celery_headers()
+            around = current_span()
+            if around is not None and isinstance(header, str) and around.trace_id in header:
+                return INHERIT  # called by the task, or by who runs it at once
         if not isinstance(header, str):
             return INHERIT
         return parent_of((header,), (state,) if isinstance(state, str) else ())
