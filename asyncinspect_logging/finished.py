@@ -13,8 +13,10 @@ from .errors import ConfigError
 from .opened import pending_numbers, running_spans
 from .snapshot import TaskView
 from .spans import REMOTE, Span
+from .stacktraces import stacktrace
 from .states import OUTCOMES, TaskState
 from .told import ToldSpan
+from .traceparent import SAMPLED, Trace
 from .views import task_view
 
 if TYPE_CHECKING:
@@ -89,7 +91,9 @@ class Ending(NamedTuple):
 
 
 def endings(placing: Placing, clock: Clock) -> list[Ending]:
-    """The newest of the finished tasks that are kept, newest first."""
+    """The newest of the finished tasks that are kept, newest first, but for those of traces that the caller does not
+    record.
+    """
     offset = system_clock.wall_ns(0, clock)
     found = []
     for task in islice(reversed(placing.books.retention.tasks), _NEWEST):
@@ -100,6 +104,8 @@ def endings(placing: Placing, clock: Clock) -> list[Ending]:
             tally, own = task.tally, offset
         else:
             continue  # came in bulk, out of a log
+        if isinstance(task.trace, Trace) and not task.trace.flags & SAMPLED:
+            continue
         found.append(
             Ending(
                 task.name,
@@ -228,6 +234,12 @@ def finished_span(task: Any, offset: int, notes: Sequence[Note] = ()) -> Finishe
     else:
         stepped, parent = tally is not None, task.parent_number
         remote = bool(parent) and task._parent is REMOTE
+    error: Mapping[str, Any] | None = None
+    if outcome is not None and outcome != "completed":
+        error = getattr(task, "error", None)
+        stack = stacktrace(task) if outcome == "failed" else None
+        if stack is not None:
+            error = {**(error or {}), "stacktrace": stack}
     trace = task.trace
     spawned, entered = task.spawned_at, task.entered_at
     if tally is None:
@@ -256,7 +268,7 @@ def finished_span(task: Any, offset: int, notes: Sequence[Note] = ()) -> Finishe
         task.task_name,
         task.thread,
         task.at,
-        None if outcome is None or outcome == "completed" else getattr(task, "error", None),
+        error,
         task.links,
         task.parent_closed,
         remote,

@@ -53,14 +53,16 @@ _NO_ROOM: Final = (RecursionError, MemoryError)
 
 
 class _Outside:
-    """Who knows of the spans of another library (`bridge`)."""
+    """Who knows of the spans of another library (`bridge`), and who wants to know more of failures than records say."""
 
-    __slots__ = ("parent",)
+    __slots__ = ("failed", "parent")
 
     def __init__(self) -> None:
         #: Given the span that is current, and the context to look in (None: this one), the trace and number of the
         #: parent if that is a span of the other library; None where nobody looks.
         self.parent: Callable[[Span | None, contextvars.Context | None], tuple[int | str, int] | None] | None = None
+        #: Given a span that fails, and the exception.
+        self.failed: Callable[[Span, BaseException], None] | None = None
 
 
 outside: Final = _Outside()
@@ -449,7 +451,11 @@ class Span:
         self.error = error_of(exc, DEFAULT_POLICY.max_length if audience is None else audience.policy.max_length)
         if isinstance(exc, GeneratorExit):
             return "abandoned"
-        return "cancelled" if is_cancellation(exc) else "failed"
+        if is_cancellation(exc):
+            return "cancelled"
+        if outside.failed is not None:
+            outside.failed(self, exc)
+        return "failed"
 
     def _misused(self, how: str) -> None:
         """A span is entered once and exited once. More than that is told and counted, and has no other effect."""

@@ -53,6 +53,16 @@ def test_the_last_task_of_each_bucket(listen: Listen) -> None:
     assert exemplars_of(exporter.gather(openmetrics=True), "async_inspect_poll_count").keys() == {("work", "1.0")}
 
 
+def test_traces_that_nobody_records_are_no_example(listen: Listen) -> None:
+    """The caller says so in the flags of its traceparent; a link to such a trace would lead nowhere."""
+    exporter = PrometheusExporter(listen(), exemplars=True)
+    for flags in ("01", "00"):
+        with span("work", parent=f"00-{'1' * 31}{flags[1]}-{'2' * 16}-{flags}"):
+            pass
+    (found,) = exemplars_of(exporter.gather(openmetrics=True)).values()
+    assert found.labels["trace_id"] == "1" * 32
+
+
 def test_a_rare_bucket_keeps_its_example(listen: Listen) -> None:
     """Though the inspector keeps the task no longer."""
     clock = FakeClock()

@@ -65,6 +65,7 @@ FOR_EXPORTERS = {
     "nesting",
     "process",
     "snapshot",
+    "stacktraces",
     "traceparent",
 }
 FOR_EXPORTERS |= {"states", "streams"}

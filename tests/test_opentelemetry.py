@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,9 +27,10 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from asyncinspect_logging import Config, Inspector, annotate, instrument, span
+from asyncinspect_logging import Config, Inspector, annotate, diagnostics, instrument, span
 from asyncinspect_logging.errors import ConfigError
 from asyncinspect_logging.exporters.opentelemetry import OtelExporter, create_otlp_exporter
+from asyncinspect_logging.testing import FakeClock
 
 Listen = Callable[..., Inspector]
 Make = Callable[..., OtelExporter]
@@ -207,17 +211,77 @@ def test_spans_that_are_open_are_pending(listen: Listen, make: Make, receiver: A
     assert all(one.start_time_unix_nano <= one.end_time_unix_nano for one in receiver.spans)
 
 
-@pytest.mark.parametrize("kind", ["client", "PRODUCER", "consumer", "server", "internal"])
-def test_kinds(listen: Listen, make: Make, kind: str) -> None:
-    """By a field, which is no attribute then."""
+@pytest.mark.parametrize("kind", ["client", "PRODUCER", "consumer", "server", "internal", SpanKind.SERVER])
+def test_kinds(listen: Listen, make: Make, receiver: Any, to: dict[str, str], kind: Any) -> None:
+    """By a field, which is no attribute then; but `kind` is, which may be the application's."""
     kept = InMemorySpanExporter()
-    exporter = make("shop", listen(), span_exporter=kept)
-    with span("call", **{"otel.kind": kind}), span("call", otel_kind=kind):
-        pass
-    exporter.export_tasks()
+    inspector = listen()
+    exporters = make("shop", inspector, span_exporter=kept), make("shop", inspector, **to)
+    for key in ("kind", "otel.kind", "otel_kind"):
+        with span("call", **{key: kind}):
+            pass
+    assert [exporter.export_tasks() for exporter in exporters] == [3, 3]
     found = kept.get_finished_spans()
-    assert [one.kind for one in found] == [SpanKind[kind.upper()]] * 2
-    assert all("otel" not in key for one in found for key in one.attributes or {})
+    wanted = kind if isinstance(kind, SpanKind) else SpanKind[kind.upper()]
+    assert [one.kind for one in found] == [wanted] * 3
+    assert [one.kind for one in receiver.spans] == [wanted.value + 1] * 3
+    assert [[key for key in one.attributes or {} if "kind" in key] for one in found] == [["kind"], [], []]
+
+
+def test_fields_that_are_no_kind(listen: Listen, make: Make, receiver: Any, to: dict[str, str]) -> None:
+    """Are attributes like any other."""
+    exporter = make("shop", listen(), **to)
+    for field in ({"kind": 7}, {"otel.kind": "web"}, {"kind": "gold"}):
+        with span("call", **field):
+            pass
+    exporter.export_tasks()
+    assert [one.kind for one in receiver.spans] == [1, 1, 1]
+    attributes = [otlp.attributes_of(one) for one in receiver.spans]
+    assert [found.get("kind", found.get("otel.kind")) for found in attributes] == [7, "web", "gold"]
+
+
+def test_stacktraces(listen: Listen, make: Make, receiver: Any, to: dict[str, str]) -> None:
+    """Where they are asked for: as Python prints them, causes first, and nothing is kept of a span that is gone."""
+    from asyncinspect_logging import stacktraces
+
+    inspector = listen(Config(max_tasks=1))
+    exporter = make("shop", inspector, stacktraces=True, **to)
+
+    def look_up() -> None:
+        try:
+            {}["x"]
+        except KeyError as error:
+            raise LookupError("no such user") from error
+
+    def work(depth: int) -> None:
+        with span("work"):
+            if depth:
+                work(depth - 1)
+            look_up()
+
+    for depth in (0, 100):
+        with pytest.raises(LookupError) as caught:
+            work(depth)
+    exporter.export_tasks()
+    (text, *_) = (
+        otlp.attributes_of(event)["exception.stacktrace"] for one in receiver.spans[:1] for event in one.events
+    )
+    lines = [line.strip() for line in text.splitlines()]
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[2] == '{}["x"]'
+    assert lines[3] == "KeyError: 'x'"
+    assert "direct cause" in lines[5]
+    assert lines[-2:] == ['raise LookupError("no such user") from error', "LookupError: no such user"]
+    assert f'File "{__file__}", line {caught.tb.tb_lineno}' not in text, "only what is inside the span"
+    assert len(receiver.spans) == 101 + 1
+    assert all(text.count("File ") < 2 * 33 for text in lines)
+    exporter.shutdown()
+    with pytest.raises(LookupError):
+        work(0)
+    inspector.reset()
+    caught = None  # type: ignore[assignment]
+    gc.collect()
+    assert not stacktraces._known
 
 
 def test_any_exporter_of_the_sdk(listen: Listen, make: Make) -> None:
@@ -309,6 +373,20 @@ def test_each_task_once_whatever_the_collector_says(
     assert (exporter.exported, exporter.dropped, exporter.waiting) == (25, 0, 0)
 
 
+def test_an_answer_that_got_lost(listen: Listen, make: Make, receiver: Any, to: dict[str, str]) -> None:
+    """The same spans come again, byte for byte and by the same ids, by which a backend knows them."""
+    receiver.answers.append(otlp.Refusal(503, taken=True))
+    exporter = make("shop", listen(), **to)
+    for _ in range(3):
+        with span("work"):
+            pass
+    assert exporter.flush(10)
+    first, second = receiver.requests
+    assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
+    assert (len(receiver.counts()), set(receiver.counts().values())) == (3, {2})
+    assert (exporter.exported, exporter.dropped) == (3, 0)
+
+
 def test_the_collector_says_when(listen: Listen, make: Make, receiver: Any, to: dict[str, str]) -> None:
     """Retry-After, and RetryInfo: not before that."""
     receiver.answers.append(otlp.Refusal(503, after=0.6))
@@ -323,9 +401,15 @@ def test_the_collector_says_when(listen: Listen, make: Make, receiver: Any, to: 
 
 
 def test_what_is_refused_for_good_is_dropped_and_told(
-    listen: Listen, make: Make, receiver: Any, to: dict[str, str], caplog: pytest.LogCaptureFixture
+    listen: Listen,
+    make: Make,
+    receiver: Any,
+    to: dict[str, str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Once, whatever comes after it."""
+    monkeypatch.setattr(diagnostics, "_told", set())
     receiver.answers.extend([otlp.Refusal(400, "INVALID_ARGUMENT")] * 2)
     exporter = make("shop", listen(), batch_size=2, **to)
     for _ in range(5):
@@ -334,7 +418,8 @@ def test_what_is_refused_for_good_is_dropped_and_told(
     assert exporter.export_tasks() == 1
     assert (exporter.exported, exporter.dropped, exporter.waiting) == (1, 4, 0)
     told = [record for record in caplog.records if "refuses" in record.getMessage()]
-    assert len(told) <= 1
+    assert len(told) == 1
+    assert exporter.drops == {"queue_full": 0, "refused": 4, "shutdown": 0, "unfit": 0}
 
 
 def test_partial_success(listen: Listen, make: Make, receiver: Any, to: dict[str, str]) -> None:
@@ -359,8 +444,105 @@ def test_a_batch_that_is_too_large_goes_in_parts(listen: Listen, make: Make, rec
     assert (len(receiver.counts()), set(receiver.counts().values())) == (20, {1})
 
 
-def test_what_waits_has_a_bound(listen: Listen, make: Make) -> None:
-    """Nobody listens: the queue fills, and the rest is counted."""
+@pytest.mark.parametrize(
+    ("code", "details"),
+    [
+        ("RESOURCE_EXHAUSTED", "grpc: received message larger than max (7513047 vs. 4194304)"),
+        ("RESOURCE_EXHAUSTED", "SERVER: Received message larger than max (7513047 vs. 4194304)"),
+        ("RESOURCE_EXHAUSTED", "gRPC message exceeds maximum size 4194304: 7513047"),
+        ("RESOURCE_EXHAUSTED", "Received message exceeds the maximum configured message size."),
+        ("OUT_OF_RANGE", "Error, decoded message length too large: found 7513287 bytes, the limit is: 4194304 bytes"),
+    ],
+)
+def test_too_large_as_others_say_it(listen: Listen, make: Make, receiver: Any, code: str, details: str) -> None:
+    """Tried again as a whole, it would hold up all that comes after it for good."""
+    receiver.answers.append(otlp.Refusal(code=code, details=details))
+    exporter = make("shop", listen(), f"http://{receiver.grpc}")
+    for _ in range(4):
+        with span("work"):
+            pass
+    assert exporter.export_tasks() == 4
+    assert [len(r.resource_spans[0].scope_spans[0].spans) for r in receiver.requests] == [2, 2]
+
+
+def test_a_sampler_that_raises(
+    listen: Listen, make: Make, receiver: Any, to: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The task is dropped, counted and told, and the others go on."""
+
+    class Picky(sampling.StaticSampler):
+        def should_sample(self, *arguments: Any, **more: Any) -> Any:
+            if arguments[2] == "bad":
+                raise RuntimeError(f"at port {to['endpoint']}")
+            return super().should_sample(*arguments, **more)
+
+    exporter = make("shop", listen(), sampler=Picky(sampling.Decision.RECORD_AND_SAMPLE), **to)
+    for name in ("good", "bad", "good"):
+        with span(name):
+            pass
+    assert exporter.export_tasks() == 2
+    assert (exporter.drops["unfit"], exporter.dropped, exporter.waiting) == (1, 1, 0)
+
+
+def test_a_time_that_is_none(listen: Listen, make: Make, receiver: Any, to: dict[str, str]) -> None:
+    """Of a clock that stands before 1970: nothing is raised, and the others go on."""
+    clock = FakeClock(-1e9)
+    exporter = make("shop", listen(clock=clock), **to)
+    with span("work"):
+        pass
+    assert exporter.export_tasks() == 0
+    assert exporter.drops["unfit"] == 1
+
+
+def test_an_answer_after_shutdown(listen: Listen, caplog: pytest.LogCaptureFixture) -> None:
+    """A collector that takes longer than there is: what it was sent counts as dropped, and the thread ends quietly."""
+    began, go = threading.Event(), threading.Event()
+
+    class Slow(InMemorySpanExporter):
+        def export(self, spans: Any) -> SpanExportResult:
+            began.set()
+            go.wait(10)
+            return SpanExportResult.SUCCESS
+
+        def shutdown(self) -> None:
+            pass
+
+    exporter = OtelExporter("shop", listen(), span_exporter=Slow())
+    exporter.start_continuous_export(0.01)
+    with span("work"):
+        pass
+    assert exporter._thread is not None
+    thread = exporter._thread._thread
+    assert began.wait(10)
+    exporter.start_continuous_export(5)  # does not wait for the request
+    assert not exporter.shutdown(0)
+    go.set()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert (exporter.exported, exporter.drops["shutdown"], exporter.waiting) == (0, 1, 0)
+    assert not [record for record in caplog.records if record.exc_info]
+    exporter.start_continuous_export()
+    assert exporter._thread is None
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), None, "5", True])
+def test_timeouts_that_are_none(listen: Listen, make: Make, timeout: Any) -> None:
+    """Are errors; any number will do, below 0 and beyond what a lock can wait."""
+    exporter = make("shop", listen(), span_exporter=InMemorySpanExporter())
+    for wait in (exporter.flush, exporter.shutdown):
+        with pytest.raises(ConfigError, match="is not a number of seconds"):
+            wait(timeout)
+    exporter.start_continuous_export()
+    assert exporter.flush(float("inf"))
+    assert exporter.flush(-1)
+    assert exporter.shutdown(float("inf"))
+
+
+def test_what_waits_has_a_bound(
+    listen: Listen, make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody listens: the queue fills, and the rest is counted, and told once."""
+    monkeypatch.setattr(diagnostics, "_told", set())
     inspector = listen()
     exporter = make("shop", inspector, "http://127.0.0.1:9", queue_size=100, batch_size=10)
     for _ in range(50):
@@ -376,6 +558,8 @@ def test_what_waits_has_a_bound(listen: Listen, make: Make) -> None:
     assert exporter.waiting <= 110
     assert not exporter.shutdown(0.2)
     assert (exporter.waiting, exporter.dropped) == (0, 550)
+    assert exporter.drops["queue_full"] + exporter.drops["shutdown"] == 550
+    assert len([record for record in caplog.records if "make queue_size (100) larger" in record.getMessage()]) == 1
 
 
 def test_continuously(listen: Listen, make: Make, receiver: Any, to: dict[str, str]) -> None:
@@ -439,9 +623,10 @@ with span("done"):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_fork(listen: Listen, make: Make, receiver: Any) -> None:
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_fork(listen: Listen, make: Make, receiver: Any, to: dict[str, str]) -> None:
     """The child passes on its own tasks, the parent its own: each once."""
-    exporter = make("shop", listen(), f"http://{receiver.http}", protocol="http/protobuf", interval=0.05)
+    exporter = make("shop", listen(), interval=0.05, **to)
     exporter.start_continuous_export()
     with span("before"):
         pass
@@ -451,6 +636,7 @@ def test_fork(listen: Listen, make: Make, receiver: Any) -> None:
     pid = os.fork()
     if not pid:
         try:
+            signal.alarm(30)
             with span("child"):
                 pass
             os._exit(0 if exporter.shutdown(10) and exporter.exported == 1 else 1)
@@ -630,6 +816,8 @@ def test_an_endpoint_of_the_signal_is_taken_as_it_is(monkeypatch: pytest.MonkeyP
         ({"queue_size": 1.5}, "queue_size=1.5 is not a number of tasks above 0"),
         ({"compression": "zip"}, 'compression=\'zip\' is not a compression; write "gzip" or "none"'),
         ({"certificate": "/nowhere.pem"}, "certificate='/nowhere.pem' cannot be read"),
+        ({"endpoint": "https://a:4318", "client_key": __file__}, "client_key=.* without client_certificate; give both"),
+        ({"endpoint": "https://a", "client_certificate": __file__}, "no use to gRPC without client_key; give both"),
         ({"insecure": "yes"}, "insecure='yes' is not a truth value"),
         ({"sampler": 2}, "sampler=2 is not a part of all traces"),
         ({"sampler": "all"}, "sampler='all' is no sampler"),
@@ -669,6 +857,25 @@ def test_without_a_service_name_the_interval_is_checked_too(listen: Listen, make
         make("shop", listen(), "http://127.0.0.1:9").start_continuous_export(-1)
     with pytest.raises(ConfigError, match="service_name='' is not a text"):
         create_otlp_exporter("", "http://localhost:4317")
+
+
+def test_an_address_for_an_inspector() -> None:
+    """Is easily given in its place."""
+    with pytest.raises(ConfigError, match="'http://localhost:4317' is no Inspector; an address is given as endpoint="):
+        OtelExporter("shop", "http://localhost:4317")  # type: ignore[arg-type]
+
+
+def test_an_address_with_a_secret(
+    listen: Listen, make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Is not logged with it."""
+    monkeypatch.setattr(diagnostics, "_told", set())
+    exporter = make("shop", listen(), "http://127.0.0.1:9/in?key=hush", protocol="http/protobuf")
+    with span("work"):
+        pass
+    assert exporter.export_tasks() == 0
+    assert "does not take what is exported" in caplog.text
+    assert "hush" not in caplog.text + exporter.endpoint
 
 
 def test_create_otlp_exporter(listen: Listen, receiver: Any, to: dict[str, str]) -> None:

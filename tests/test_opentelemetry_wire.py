@@ -29,11 +29,19 @@ SCOPE = InstrumentationScope("asyncinspect_logging", "1.2")
 hexes = st.integers(1, 2**128 - 1).map("{:032x}".format)
 numbers = st.integers(1, 2**63 - 1)
 texts = st.text(max_size=30) | st.just("x" * 300)
-plain = texts | st.integers() | st.booleans() | st.floats(allow_nan=False) | st.none() | st.binary(max_size=9)
+plain = (
+    texts
+    | st.sampled_from(["SERVER", "SpanKind.CLIENT"])
+    | st.integers()
+    | st.booleans()
+    | st.floats(allow_nan=False)
+    | st.none()
+    | st.binary(max_size=9)
+)
 values = st.recursive(
     plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3), max_leaves=5
 )
-keys = texts | st.sampled_from(["task.name", "otel.kind", "otel_kind", "error.type", "http"])
+keys = texts | st.sampled_from(["task.name", "otel.kind", "otel_kind", "kind", "error.type", "http"])
 outcomes = st.sampled_from([None, *OUTCOMES])
 notes = st.tuples(
     st.integers(0, 2**62), st.sampled_from(["suspend", "resume", "wake", "log", "wait"]), st.text(max_size=20)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from ..diagnostics import warn_once
 from ..errors import ConfigError, MissingExtraError
 from ..process import after_fork, at_exit
+from ..stacktraces import keep as keep_stacktraces
 
 try:
     from opentelemetry import context as otel_context
@@ -79,14 +80,15 @@ class OtelExporter:
     interval: seconds between the exports of `start_continuous_export()`; a full batch does not wait for it.
     batch_size, queue_size: tasks in one request, and tasks that may wait.
     sampler: a sampler of the SDK, or the part of the traces that is exported (from 0 to 1, and the caller's decision
-        for a trace that came from elsewhere). Metrics are never sampled.
+        for a trace that came from elsewhere). Metrics are never sampled. `traceparent()` says "sampled" all the same.
     resource_attributes, service_version: more about the service.
     insecure: True for gRPC without TLS to an endpoint that names no scheme.
     certificate, client_key, client_certificate: paths of PEM files, for TLS.
     compression: "gzip" or "none". timeout: seconds for one request.
     events: False leaves out the timeline: polls, wakes, what it was blocked on, log lines.
+    stacktraces: True adds `exception.stacktrace` to the event of an exception: the innermost frames, and source lines.
     span_exporter: a SpanExporter of the SDK that is given the spans instead, with what is said on how to reach a
-        collector left to it.
+        collector left to it. What it does not take it is given again, without end.
     bridge: True makes spans of ours and spans of OpenTelemetry parents of each other; see `bridge`.
 
     Where an argument is None, the OTEL_* variables of the specification are asked, and then their defaults hold. Raises
@@ -114,6 +116,7 @@ class OtelExporter:
         compression: str | None = None,
         timeout: float | None = None,
         events: bool = True,
+        stacktraces: bool = False,
         span_exporter: SpanExporter | None = None,
         bridge: bool = False,
     ) -> None:
@@ -138,7 +141,7 @@ class OtelExporter:
         self._inspector: Any = inspector
         self._scope = InstrumentationScope(_SCOPE, version_of_package())
         if span_exporter is None:
-            self.endpoint = wire.url
+            self.endpoint = wire.url.partition("?")[0]
             self._new_sender: Any = lambda: sender_of(wire)
         elif callable(getattr(span_exporter, "export", None)):
             self.endpoint = type(span_exporter).__qualname__
@@ -153,16 +156,21 @@ class OtelExporter:
         self._abandoned: list[Any] = []
         self._delivery = Delivery(self._take, self._send, self._batching.batch, wire.timeout, self.endpoint)
         self._timeout = wire.timeout
-        self._lost = 0
+        self._left = self._unfit = 0
         #: Tasks that the sampler left out.
         self.unsampled = 0
         self._thread: _Thread | None = None
         self._closed = False
         self.disabled = settings.is_disabled()
         self._finished: Finished | None = None
+        if inspector is not None and not callable(getattr(inspector, "finished", None)):
+            raise ConfigError(f"inspector={inspector!r} is no Inspector; an address is given as endpoint=")
         if not self.disabled:
             self._finished = (_default_inspector() if inspector is None else inspector).finished(self._batching.queue)
-        self._unbridge = _bridge() if bridge and not self.disabled else None
+        self._undo: list[Callable[[], None]] = []
+        if not self.disabled:
+            self._undo += [_bridge()] if bridge else []
+            self._undo += [keep_stacktraces()] if stacktraces else []
         after_fork(self._in_child)
         at_exit(self._at_exit)
 
@@ -175,8 +183,20 @@ class OtelExporter:
 
     @property
     def dropped(self) -> int:
-        """Tasks that were not and will not be: for want of room, refused by the collector, or left at shutdown."""
-        return self._lost + self._delivery.refused + (self._finished.dropped if self._finished is not None else 0)
+        """Tasks that were not and will not be: the sum of `drops`."""
+        return sum(self.drops.values())
+
+    @property
+    def drops(self) -> dict[str, int]:
+        """Dropped tasks by reason: "queue_full", "refused" (by the collector), "shutdown" (left then), "unfit" (they could
+        not be encoded, or the sampler raised).
+        """
+        return {
+            "queue_full": self._finished.dropped if self._finished is not None else 0,
+            "refused": self._delivery.refused,
+            "shutdown": self._left,
+            "unfit": self._unfit,
+        }
 
     @property
     def waiting(self) -> int:
@@ -194,7 +214,7 @@ class OtelExporter:
         """
         if self._finished is None or self._closed:
             return 0
-        delivered = Context().run(self._delivery.run)
+        delivered = Context().run(self._deliver)
         return delivered + (Context().run(self._export_pending) if pending else 0)
 
     def start_continuous_export(self, seconds: float | None = None) -> None:
@@ -204,28 +224,37 @@ class OtelExporter:
         Raises ConfigError unless `seconds` is a finite number above 0.
         """
         interval = self._batching.interval if seconds is None else settings.batching(seconds).interval
-        if self.disabled or self._closed:
-            return
-        if self._thread is not None:
-            self._thread.stop(_PATIENCE)
-        self._thread = _Thread(self, interval)
+        if self._closed:
+            message = "the exporter to %s was shut down and exports nothing more; make a new one"
+            warn_once("otlp closed", self.endpoint, message, self.endpoint)
+        elif self._thread is not None:
+            self._thread.interval = interval
+        elif not self.disabled:
+            self._thread = _Thread(self, interval)
 
     def flush(self, timeout: float = _PATIENCE) -> bool:
-        """Deliver what has finished until now, trying again for `timeout` seconds; returns whether all is delivered."""
+        """Deliver what has finished until now, trying again for `timeout` seconds; returns whether all is delivered.
+
+        Raises ConfigError where `timeout` is no number.
+        """
+        timeout = settings.patience(timeout)
         if self._finished is None or self._closed:
             return True
-        Context().run(self._delivery.run, self._delivery.now() + timeout)
+        Context().run(self._deliver, self._delivery.now() + timeout)
         return self.waiting == 0
 
     def shutdown(self, timeout: float = _PATIENCE) -> bool:
         """Deliver what is left, for `timeout` seconds at most, and stop; returns whether all was delivered. What was
         not is counted as dropped. May be repeated.
+
+        Raises ConfigError where `timeout` is no number.
         """
+        timeout = settings.patience(timeout)
         if self._closed:
-            return self._lost == 0
+            return self._left == 0
         until = self._delivery.now() + timeout
-        if self._unbridge is not None:
-            self._unbridge()
+        for undo in self._undo:
+            undo()
         if self._thread is not None:
             self._thread.stop(timeout)
             self._thread = None
@@ -233,10 +262,10 @@ class OtelExporter:
         self._closed = True
         if self._finished is not None:
             self._finished.take_spans(0)
-            self._lost += self.waiting
-            if self._lost:
+            self._left = self.waiting
+            if self._left:
                 message = "%s has not taken %d tasks until the exporter was shut down; they are dropped"
-                warn_once("otlp shutdown", self.endpoint, message, self.endpoint, self._lost)
+                warn_once("otlp shutdown", self.endpoint, message, self.endpoint, self._left)
             self._delivery.give_up()
             self._finished.close()
         try:
@@ -272,6 +301,15 @@ class OtelExporter:
 
     # -- on the way --------------------------------------------------------------------------------------------------
 
+    def _deliver(self, until: float | None = None, stop: threading.Event | None = None) -> int:
+        delivered = self._delivery.run(until, stop)
+        lost = self.drops["queue_full"]
+        if lost:
+            message = "tasks finish faster than %s takes them: %d found no room and are dropped, further ones are only "
+            message += "counted in drops; export more often, or make queue_size (%d) larger"
+            warn_once("otlp queue full", self.endpoint, message, self.endpoint, lost, self._batching.queue)
+        return delivered
+
     def _take(self, count: int) -> list[Any]:
         """Tasks ready to be sent: as bytes, or as spans of the SDK."""
         assert self._finished is not None
@@ -284,17 +322,22 @@ class OtelExporter:
                 return ready
 
     def _encode(self, spans: Sequence[FinishedSpan], now: int) -> list[Any]:
-        decide = self._decide
-        if decide is not None:
-            kept = [span for span in spans if decide(span)]
-            self.unsampled += len(spans) - len(kept)
-            spans = kept
-        if self._to_sdk:
-            return [self._readable(span, now) for span in spans]
-        encode = self._encoder.span
-        return [encode(span, now) for span in spans]
+        decide, encode = self._decide, self._readable if self._to_sdk else self._encoder.span
+        ready: list[Any] = []
+        for span in spans:
+            try:
+                if decide is None or decide(span):
+                    ready.append(encode(span, now))
+                else:
+                    self.unsampled += 1
+            except Exception as error:
+                # A sampler's, or a task out of an edited log.
+                self._unfit += 1
+                message = "task %r cannot be exported and is dropped; further ones are only counted: %r"
+                warn_once("otlp unfit", type(error).__qualname__, message, span.name, error, exc_info=True)
+        return ready
 
-    def _readable(self, span: FinishedSpan, now: int) -> ReadableSpan:
+    def _readable(self, span: FinishedSpan, now: int = 0) -> ReadableSpan:
         return readable(span, self.resource, self._scope, self._limits, now, timeline=self._events)
 
     def _send(self, items: Sequence[Any], timeout: float) -> Answer:
@@ -332,7 +375,7 @@ class OtelExporter:
         if not self._to_sdk:
             self._sender = self._new_sender()
         self._delivery.begin()
-        self._delivery.delivered = self._delivery.refused = self._lost = self.unsampled = 0
+        self._delivery.delivered = self._delivery.refused = self._left = self._unfit = self.unsampled = 0
         if self._thread is not None:
             self._thread = _Thread(self, self._thread.interval)
 
@@ -361,19 +404,20 @@ class _Thread:
         exporter = self._exporter
         delivery, finished, batch = exporter._delivery, exporter._finished, exporter._batching.batch
         assert finished is not None
-        due = delivery.now() + self.interval
-        while not self._stop.wait(min(_TICK, max(0.0, due - delivery.now()))):
+        last = delivery.now()
+        # The interval may be another one any time.
+        while not self._stop.wait(min(_TICK, max(0.0, last + self.interval - delivery.now()))):
             now = delivery.now()
-            if now < due and len(finished) < batch:
+            if now < last + self.interval and len(finished) < batch:
                 continue
             try:
-                delivery.run(stop=self._stop)
+                exporter._deliver(stop=self._stop)
             except Exception as error:
                 warn_once(
                     "otlp thread", type(error).__qualname__, "tasks could not be exported: %r", error, exc_info=True
                 )
-            if now >= due:
-                due = now + self.interval
+            if now >= last + self.interval:
+                last = now
 
 
 def create_otlp_exporter(service_name: str, endpoint: str, **options: Any) -> OtelExporter:

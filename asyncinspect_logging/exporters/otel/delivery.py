@@ -87,6 +87,8 @@ class Delivery:
     def _attempt(self, timeout: float) -> None:
         batch = self._batches[0]
         answer = self._send(batch, timeout)
+        if not self._batches or self._batches[0] is not batch:
+            return  # given up, and counted so, while the collector took its time
         if answer.accepted:
             self._batches.popleft()
             self._failures = 0

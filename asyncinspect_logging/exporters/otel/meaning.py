@@ -19,8 +19,9 @@ __all__ = ["KINDS", "KIND_FIELDS", "OWN", "Link", "all_attributes", "events", "k
 
 #: A span kind and its number in OTLP.
 KINDS: Final = {"internal": 1, "server": 2, "client": 3, "producer": 4, "consumer": 5}
-#: Fields that say which kind a span is of, and are no attributes then.
-KIND_FIELDS: Final = ("otel.kind", "otel_kind")
+#: Fields that say which kind a span is of, the first of them that does. `kind` may be the application's own, and is an
+#: attribute all the same.
+KIND_FIELDS: Final = ("otel.kind", "otel_kind", "kind")
 #: Attributes that are ours; a field of such a name takes their place.
 OWN: Final = frozenset(
     {f"task.{name}" for name in (
@@ -44,13 +45,18 @@ class Link(NamedTuple):
 
 
 def kind(span: FinishedSpan) -> str:
-    """What the field `otel.kind` (or `otel_kind`) says; else "server" where a request brought the parent along."""
+    """What one of the `KIND_FIELDS` says; else "server" where a request brought the parent along."""
     for field in KIND_FIELDS:
-        if field in span.fields:
-            said = str(span.fields[field]).lower()
-            if said in KINDS:
-                return said
+        said = _kind_of(span.fields.get(field))
+        if said is not None:
+            return said
     return "server" if span.remote else "internal"
+
+
+def _kind_of(value: object) -> str | None:
+    """The kind that a field's value is, also one of the SDK's `SpanKind`."""
+    said = value.lower().removeprefix("spankind.") if isinstance(value, str) else ""
+    return said if said in KINDS else None
 
 
 def identity(span: FinishedSpan) -> dict[str, Any]:
@@ -101,7 +107,7 @@ def fields(span: FinishedSpan) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for key, value in span.fields.items():
-        if key not in KIND_FIELDS:
+        if key == "kind" or key not in KIND_FIELDS or _kind_of(value) is None:
             _flatten(key, value, found)
     return found
 

@@ -8,6 +8,7 @@ and they take spans of the SDK only, which is where most of the time would go (s
 from __future__ import annotations
 
 import gzip
+import re
 import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
@@ -33,6 +34,9 @@ _LATER_CODES: Final = frozenset(
 )
 _LATER_STATUSES: Final = frozenset({408, 429, 502, 503, 504})
 _TOO_LARGE: Final = 413
+#: The same over gRPC, which has no code for it: as the libraries in C, Go, Java, .NET and Rust say it.
+_TOO_LARGE_CODES: Final = frozenset({"RESOURCE_EXHAUSTED", "OUT_OF_RANGE"})
+_TOO_LARGE_TEXT: Final = re.compile(r"\bmessage\b.{0,30}(larger than max|too large|exceeds)", re.IGNORECASE)
 
 
 class Answer(NamedTuple):
@@ -100,8 +104,8 @@ class GrpcSender:
             if code == "UNAVAILABLE":
                 # A channel that has lost its peer waits by itself, and for longer and longer, before it looks again.
                 self.close()
-            if code == "RESOURCE_EXHAUSTED" and "larger than max" in details:
-                return Answer(False, f"{code}: {details}", too_large=True)
+            if code in _TOO_LARGE_CODES and _TOO_LARGE_TEXT.search(details):
+                return Answer(False, f"{code}: {details}"[:500], too_large=True)
             return Answer(False, f"{code}: {details}"[:500], code in _LATER_CODES, _retry_delay(error))
         except Exception as error:
             self.close()
@@ -138,6 +142,8 @@ def _retry_delay(error: Any) -> float | None:
 class HttpSender:
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
+        # What follows it may be a secret.
+        self._address, _, self._query = wire.url.partition("?")
         self._session: requests.Session | None = None
 
     def _connect(self) -> requests.Session:
@@ -176,17 +182,17 @@ class HttpSender:
                 content = response.raw.read(_MOST, decode_content=True)
                 status, reason = response.status_code, response.reason
                 after = _retry_after(response.headers.get("Retry-After"))
-        except requests.RequestException as error:
-            return Answer(False, repr(error)[:500], retry=True)
         except Exception as error:
-            self.close()
-            return Answer(False, repr(error)[:500], retry=True)
+            if not isinstance(error, requests.RequestException):
+                self.close()
+            why = repr(error).replace(self._query, "…") if self._query else repr(error)
+            return Answer(False, why[:500], retry=True)
         if 200 <= status < 300:
             try:
                 return _accepted(ExportTraceServiceResponse.FromString(content))
             except Exception:
                 return ACCEPTED  # an answer in another form, such as JSON
-        why = f"HTTP {status} {reason} from {self._wire.url}{_message(content)}"
+        why = f"HTTP {status} {reason} from {self._address}{_message(content)}"
         return Answer(False, why[:500], status in _LATER_STATUSES, after, status == _TOO_LARGE)
 
     def close(self) -> None:

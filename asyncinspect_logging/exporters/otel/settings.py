@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from math import isfinite
+from math import isfinite, isnan
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeVar, get_args
 from urllib.parse import urlsplit
@@ -20,7 +20,18 @@ from opentelemetry.util.re import parse_env_headers
 from ...errors import ConfigError
 from .limits import Limits
 
-__all__ = ["Batching", "Compression", "Protocol", "Signal", "Wire", "batching", "is_disabled", "span_limits", "wire"]
+__all__ = [
+    "Batching",
+    "Compression",
+    "Protocol",
+    "Signal",
+    "Wire",
+    "batching",
+    "is_disabled",
+    "patience",
+    "span_limits",
+    "wire",
+]
 
 Protocol = Literal["grpc", "http/protobuf"]
 Compression = Literal["none", "gzip"]
@@ -28,6 +39,8 @@ Signal = Literal["traces", "metrics"]
 
 _PREFIX: Final = "OTEL_EXPORTER_OTLP_"
 _GRPC_PORT, _HTTP_PORT, _HTTPS_PORT = 4317, 4318, 443
+#: Seconds that stand for any longer time, which locks cannot wait for.
+_LONGEST: Final = 1e6
 _HEADER: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE: Final = re.compile(r"[\x20-\x7e]*")
 _METADATA: Final = re.compile(r"[0-9a-z_.\-]+")
@@ -115,6 +128,20 @@ def wire(
     if packing is not None and packing not in get_args(Compression):
         raise ConfigError(f'{name}={packing!r} is not a compression; write "gzip" or "none"')
     name, head = given("HEADERS", "headers", headers)
+    files = [
+        given(what, option, argument)
+        for what, option, argument in (
+            ("CERTIFICATE", "certificate", certificate),
+            ("CLIENT_KEY", "client_key", client_key),
+            ("CLIENT_CERTIFICATE", "client_certificate", client_certificate),
+        )
+    ]
+    key, own = files[1:]
+    if key[1] is not None and own[1] is None:
+        raise ConfigError(f"{key[0]}={key[1]!r} is of no use without client_certificate; give both")
+    if chosen == "grpc" and own[1] is not None and key[1] is None:
+        # gRPC would end the process.
+        raise ConfigError(f"{own[0]}={own[1]!r} is of no use to gRPC without client_key; give both")
     return Wire(
         chosen,
         address,
@@ -122,14 +149,7 @@ def wire(
         timeout,
         packing or "none",
         unsafe,
-        *(
-            _file(*given(what, option, argument))
-            for what, option, argument in (
-                ("CERTIFICATE", "certificate", certificate),
-                ("CLIENT_KEY", "client_key", client_key),
-                ("CLIENT_CERTIFICATE", "client_certificate", client_certificate),
-            )
-        ),
+        *(_file(*file) for file in files),
     )
 
 
@@ -218,6 +238,13 @@ def _seconds(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value <= 0:
         raise ConfigError(f"{name}={value!r} is not a number of seconds above 0; write for example {name}=10.0")
     return float(value)
+
+
+def patience(timeout: float) -> float:
+    """Seconds to wait at most, 0 for not at all. Raises ConfigError for what is no number."""
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or isnan(timeout):
+        raise ConfigError(f"timeout={timeout!r} is not a number of seconds; write for example timeout=5.0")
+    return min(max(0.0, timeout), _LONGEST)
 
 
 def batching(interval: float | None = None, batch_size: int | None = None, queue_size: int | None = None) -> Batching:

@@ -149,7 +149,7 @@ class Encoder:
             parts += (known[0], *own[0])
         else:
             parts += self._slowly(span, now)
-        if span.remote or "otel.kind" in span.fields or "otel_kind" in span.fields:
+        if span.remote or not _KIND_FIELDS.isdisjoint(span.fields):
             parts += (_KIND, _ONE_BYTE[meaning.KINDS[meaning.kind(span)]])
         else:
             parts.append(b"\x30\x01")
@@ -262,5 +262,6 @@ class Encoder:
 
 
 #: Fields that are no attributes under their own name, or have the name of one of ours.
-_SPECIAL: Final = frozenset({"", *meaning.KIND_FIELDS, *meaning.OWN})
+_SPECIAL: Final = frozenset({"", *meaning.KIND_FIELDS, *meaning.OWN} - {"kind"})
+_KIND_FIELDS: Final = frozenset(meaning.KIND_FIELDS)
 _SIMPLE: Final = frozenset({bool, float})
