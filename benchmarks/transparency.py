@@ -9,6 +9,8 @@ listed too.
 
     python benchmarks/transparency.py [--suite aiojobs] [--select EXPRESSION]
 
+With --suite, the rows of that suite are replaced and the others stay; with --select, nothing is written.
+
 Everything it needs it puts into .venv-transparency-<version> and .cache; the table goes to TRANSPARENCY.md next to this
 file. Exits with 1 where there is a difference.
 """
@@ -16,6 +18,7 @@ file. Exits with 1 where there is a difference.
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import platform
@@ -206,6 +209,7 @@ def compare(suite: Suite, tests: Sequence[str]) -> dict[str, Any]:
     return {
         "version": suite.version,
         "how": suite.how,
+        "on": datetime.date.today().isoformat(),
         "counts": {way: dict(Counter(outcomes[way].values())) for way in WAYS},
         "spans": found["install"]["spans"],
         "findings": distinct(found["install"].get("findings", ())),
@@ -322,10 +326,11 @@ def markdown(kept: Sequence[Mapping[str, Any]]) -> str:
         "without middlewares has none; of Starlette, all but one that counts how often a route is asked whether it",
         "matches, which is once more. anyio's runs on asyncio",
         "(in debug mode), uvloop, asyncio with eager tasks where there are such, and trio. Tests",
-        "that fail both ways miss something on the machine, such as name resolution or IPv6.",
+        "that fail both ways miss something on the machine, such as name resolution or IPv6. The two rows of a suite",
+        "are of one run, both ways one after the other; the suites need not have been run on the same day.",
         "",
-        f"| Python | package | | {' | '.join(_ORDER)} |",
-        f"| --- | --- | --- | {' | '.join('---:' for _ in _ORDER)} |",
+        f"| Python | package | run on | | {' | '.join(_ORDER)} |",
+        f"| --- | --- | --- | --- | {' | '.join('---:' for _ in _ORDER)} |",
     ]
     different: list[str] = []
     unsteady: list[str] = []
@@ -334,7 +339,8 @@ def markdown(kept: Sequence[Mapping[str, Any]]) -> str:
             for way in WAYS:
                 counts = " | ".join(f"{found['counts'][way].get(outcome, 0):,}" for outcome in _ORDER)
                 name = "as it is" if way == "plain" else found.get("how", "with `install(sync=True)`")
-                lines.append(f"| {run['python']} | {package} {found['version']} | {name} | {counts} |")
+                day = found.get("on", "–")
+                lines.append(f"| {run['python']} | {package} {found['version']} | {day} | {name} | {counts} |")
             for test, again in found["again"].items():
                 told = ", ".join(f"{way}: {' '.join(again[way])}" for way in WAYS)
                 line = f"- `{test}` ({package}, Python {run['python']}): {told}"
@@ -352,6 +358,16 @@ def markdown(kept: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([*lines, *findings(kept), ""])
 
 
+def keep(measured: Mapping[str, Any]) -> None:
+    """Write down what was measured, beside what this Python has of the suites that were not run now."""
+    before = json.loads(KEPT.read_text("utf-8")) if KEPT.exists() else {}
+    # Of another release of Python, nothing can stand beside it.
+    suites = before["suites"] if before.get("python") == measured["python"] else {}
+    found = {suite.package: {**suites, **measured["suites"]}.get(suite.package) for suite in SUITES}
+    suites = {package: suite for package, suite in found.items() if suite is not None}
+    KEPT.write_text(json.dumps({**measured, "suites": suites}, indent=1) + "\n", "utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare other packages' test suites with and without install().")
     parser.add_argument("--suite", choices=[suite.package for suite in SUITES], help="this one only")
@@ -364,10 +380,10 @@ def main() -> None:
     for suite in suites:
         say(f"{suite.package} {suite.version}, both ways")
         measured["suites"][suite.package] = compare(suite, ["-k", options.select] if options.select else [])
-    if options.select or options.suite:
+    if options.select:
         print(markdown([measured]))
     else:
-        KEPT.write_text(json.dumps(measured, indent=1) + "\n", "utf-8")
+        keep(measured)
         kept = [json.loads(path.read_text("utf-8")) for path in sorted(HERE.glob("transparency-*.json"))]
         (HERE / "TRANSPARENCY.md").write_text(markdown(kept), "utf-8")
         print(markdown(kept))

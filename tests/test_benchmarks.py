@@ -203,6 +203,7 @@ def test_transparency_table(load: Any) -> None:
     transparency = load("transparency")
     suite = {
         "version": "1.0",
+        "on": "2026-11-22",
         "counts": {"plain": {"passed": 1200}, "install": {"passed": 1198, "failed": 2}},
         "spans": 7,
         "again": {
@@ -211,11 +212,27 @@ def test_transparency_table(load: Any) -> None:
         },
     }
     page = transparency.markdown([{"python": "3.13.0", "suites": {"peer": suite}}])
-    assert "| 3.13.0 | peer 1.0 | as it is | 1,200 | 0 | 0 | 0 | 0 | 0 |" in page
+    assert "| 3.13.0 | peer 1.0 | 2026-11-22 | as it is | 1,200 | 0 | 0 | 0 | 0 | 0 |" in page
     assert page.index("## Differences") < page.index("`test_a`") < page.index("## Unsteady") < page.index("`test_b`")
     assert "## Findings" not in page
     suite["again"] = {}
     assert "None: every test" in transparency.markdown([{"python": "3.13.0", "suites": {"peer": suite}}])
+
+
+def test_transparency_of_one_suite(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rows take the place of those of before; those of the others stay, unless Python is another."""
+    transparency = load("transparency")
+    kept = tmp_path / "kept.json"
+    monkeypatch.setattr(transparency, "KEPT", kept)
+    transparency.keep({"python": "3.13.0", "suites": {"anyio": {"spans": 1}, "aiohttp": {"spans": 1}}})
+    transparency.keep({"python": "3.13.0", "suites": {"aiojobs": {"spans": 2}, "anyio": {"spans": 2}}})
+    assert json.loads(kept.read_text()) == {
+        "python": "3.13.0",
+        "suites": {"aiojobs": {"spans": 2}, "anyio": {"spans": 2}, "aiohttp": {"spans": 1}},
+    }
+    assert list(json.loads(kept.read_text())["suites"]) == ["aiojobs", "anyio", "aiohttp"]
+    transparency.keep({"python": "3.13.1", "suites": {"anyio": {"spans": 3}}})
+    assert list(json.loads(kept.read_text())["suites"]) == ["anyio"]
 
 
 def test_transparency_lists_findings(load: Any) -> None:
