@@ -162,6 +162,7 @@ class Audience:
 
 
 _held: Final[deque[tuple[Audience, SpanRecord]]] = deque()
+_NOBODY: Final = logging.NullHandler()
 
 
 def deliver_held() -> None:
@@ -363,6 +364,9 @@ class Route:
             # A filter on the logger has its say like one on a handler: once, on the span's first record.
             receivers = [_Filtered(own, handler) for handler in receivers]
             steps = [_Filtered(own, handler) for handler in steps]
+        if steps and not receivers:
+            # Steps are those of spans that are told in records, which a listener alone does without.
+            receivers.append(_NOBODY)
         if not listeners and not receivers:
             self._whose = None
             self._handlers = handlers

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -99,10 +100,25 @@ def test_relationship_graph() -> None:
     """The lock that two tasks share is on the critical path; and the graph in three more forms."""
     out = run("relationship_graph")
     assert "shared: lock cache" in out
-    assert re.search(r"critical path: page .*load_orders", out)
+    assert "critical path: page > load_orders > page > render > page\n" in out
     assert run("relationship_graph", "--mermaid").startswith("flowchart LR\n")
-    assert run("relationship_graph", "--dot").startswith("digraph")
-    assert json.loads(run("relationship_graph", "--json"))
+    names = {"page", "load_user", "load_orders", "render", "lock cache"}
+    dot = run("relationship_graph", "--dot")
+    assert set(re.findall(r'^  n\d \[label="(.*?)\\n', dot, re.MULTILINE)) == names
+    found = json.loads(run("relationship_graph", "--json"))
+    named = {node["id"]: node["name"] for node in found["nodes"]}
+    assert set(named.values()) == names
+    assert Counter((named[edge["source"]], edge["kind"], named[edge["target"]]) for edge in found["edges"]) == Counter(
+        [
+            ("page", "spawned", "load_user"),
+            ("page", "spawned", "load_orders"),
+            ("page", "spawned", "render"),
+            ("page", "awaited", "render"),
+            ("load_user", "held", "lock cache"),
+            ("load_orders", "held", "lock cache"),
+            ("load_orders", "waited", "lock cache"),
+        ]
+    )
 
 
 def test_aiohttp_worker() -> None:
@@ -173,3 +189,33 @@ def test_otlp_jaeger() -> None:
     assert [line.split()[:2] for line in lines].count(["charge_card", "ERROR"]) == 1
     assert [line.split()[0] for line in lines].count("checkout") == 5
     assert len({line.partition("trace_id=")[2][:34] for line in lines if "trace_id=" in line}) == 1
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_otlp_jaeger_with_an_address(protocol: str) -> None:
+    """What Jaeger would get: the same tree, with times, and what happened in between."""
+    pytest.importorskip("opentelemetry.sdk")
+    from otlp_receiver import Receiver, attributes_of
+    from vendors import flaws_of
+
+    with Receiver() as jaeger:
+        # Which of the two a port speaks is told by a path, where it is not one of the usual ports.
+        address = f"http://{jaeger.grpc}" if protocol == "grpc" else f"http://{jaeger.http}/v1/traces"
+        assert run("otlp_jaeger", address) == "11 spans exported, 0 dropped\n"
+    spans = {span.span_id: span for span in jaeger.spans}
+    assert len(jaeger.spans) == len(spans) == 11
+    assert [flaw for request in jaeger.requests for flaw in flaws_of(request)] == []
+    assert jaeger.resource["service.name"] == "shop"
+    assert len({span.trace_id for span in spans.values()}) == 1
+    (root,) = [span for span in spans.values() if not span.parent_span_id]
+    assert root.name == "load generator"
+    cards = [span for span in spans.values() if span.name == "charge_card"]
+    for card in cards:
+        checkout = spans[card.parent_span_id]
+        assert (checkout.name, checkout.parent_span_id) == ("checkout", root.span_id)
+        assert checkout.start_time_unix_nano <= card.start_time_unix_nano <= card.end_time_unix_nano
+        assert card.end_time_unix_nano - card.start_time_unix_nano >= 9_000_000
+        events = {event.name for event in card.events}
+        assert {"poll", "wake"} <= events
+        assert ("exception" in events) == (card.status.code == 2) == (attributes_of(checkout)["order"] == 3)
+    assert sum(card.status.code == 2 for card in cards) == 1

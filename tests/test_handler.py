@@ -263,6 +263,22 @@ def test_level_5_puts_each_step_into_the_log(inspector: Inspector, attach: Attac
     assert counts(inspector) == (1, 1, 0)
 
 
+@pytest.mark.parametrize("before", [False, True], ids=["then", "before"])
+def test_level_5_puts_each_step_on_the_timeline(
+    inspector: Inspector, attach: Attach, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    """Also where nobody but the inspector listens: the handlers of a test run would be further listeners."""
+    monkeypatch.setattr(logging.getLogger("asyncinspect"), "propagate", False)
+    if before:
+        logging.getLogger("asyncinspect").setLevel(TRACE)
+    attach(AsyncInspectHandler(inspector), "asyncinspect")
+    logging.getLogger("asyncinspect").setLevel(TRACE)
+    asyncio.run(_run(instrument(asyncio.sleep(0), name="job")))
+    (task,) = inspector.snapshot().tasks
+    assert [event.kind for event in task.events] == ["spawn", "enter", "suspend", "wake", "resume", "exit"]
+    assert counts(inspector) == (1, 1, 0)
+
+
 async def _run(awaitable: Any) -> Any:
     return await awaitable
 
