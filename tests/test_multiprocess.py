@@ -324,7 +324,7 @@ def test_killed_while_adding_up(tmp_path: Path, process: Callable[..., Process],
 
 
 #: In steps of so many lines.
-EACH = [pytest.param(53, id="some"), pytest.param(2, marks=pytest.mark.slow, id="most")]
+EACH = [pytest.param(97, id="some"), pytest.param(11, marks=pytest.mark.slow, id="most")]
 STATES = ("completed", "failed", "cancelled")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import socket
@@ -133,6 +134,19 @@ def test_everything_that_is_counted(server: Server, listen: Callable[..., Inspec
     assert {f"async_inspect.events.{kind}": n for kind, n in snapshot.events.items() if n} == {
         key: value for key, value in found.items() if ".events." in key
     }
+    for what, field in {
+        "poll_count": "poll_counts",
+        "poll_duration_seconds": "poll_durations",
+        "scheduled_seconds": "scheduled_delays",
+    }.items():
+        for name, view in snapshot.names.items():
+            histogram = getattr(view, field)
+            assert found.get(f"async_inspect.{what}.sum.{name}", 0) == pytest.approx(histogram.sum, abs=1e-8)
+            bounds = [f"{bound:g}".replace(".", "_") for bound in (*histogram.bounds, math.inf)]
+            buckets = {bound: n for bound, n in zip(bounds, histogram.counts, strict=True) if n}
+            prefix = f"async_inspect.{what}.bucket.{name}."
+            assert {key.removeprefix(prefix): n for key, n in found.items() if key.startswith(prefix)} == buckets
+    assert "async_inspect.poll_count.bucket.work.5" in found
     assert len([line for line in lines if line.endswith("|ms")]) == 12
 
 
@@ -376,21 +390,23 @@ def test_fork(tmp_path: Path, listen: Callable[..., Inspector]) -> None:
 
 
 def test_at_exit(tmp_path: Path) -> None:
-    """What was counted last is sent when the process ends, from a thread that was asleep."""
+    """What was counted last is sent when the process ends, with the spans that are open then."""
     code = """
 import logging, sys
 from asyncinspect_logging import AsyncInspectHandler, span
 from asyncinspect_logging.exporters.statsd import StatsdExporter
 logging.getLogger().addHandler(AsyncInspectHandler())
-StatsdExporter(address=sys.argv[1], dialect="dogstatsd").start(60)
+exporter = StatsdExporter(address=sys.argv[1], dialect="dogstatsd")
+exporter.start(60)
+with span("job"):
+    pass
+open = span("open")
+open.__enter__()
 """
-    code = code.replace("StatsdExporter(address", "exporter = StatsdExporter(address").replace(
-        ").start", "); exporter.start"
-    )
     with Agent("udp", tmp_path) as agent:
-        code += "with span('job'):\n    pass\n"
         subprocess.run([sys.executable, "-c", code, agent.address], check=True, timeout=60)
-        agent.wait_for(lambda: agent.counts()["async_inspect.tasks_completed"] == 1)
+        agent.wait_for(lambda: agent.counts("name:job")["async_inspect.tasks_completed"] == 1)
+        agent.wait_for(lambda: agent.counts("name:open")["async_inspect.tasks_cancelled"] == 1)
 
 
 def test_the_recipe_for_datadog(tmp_path: Path) -> None:
@@ -406,8 +422,9 @@ def test_the_recipe_for_datadog(tmp_path: Path) -> None:
             "async_inspect.tasks_completed": 90,
             "async_inspect.tasks_failed": 10,
             "async_inspect.task_polls": agent.counts()["async_inspect.task_polls"],
-            **{key: value for key, value in agent.counts().items() if "busy" in key or "idle" in key},
+            **{key: value for key, value in agent.counts().items() if "seconds" in key or "poll_count" in key},
         }
+        assert agent.counts("name:handle_order")["async_inspect.poll_count.bucket"] == 100
         assert max(agent.sizes) <= 8192
 
 

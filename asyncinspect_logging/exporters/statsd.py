@@ -6,14 +6,12 @@ only when the packet was taken: nothing is lost while nobody listens, and nothin
 
 from __future__ import annotations
 
-import atexit
 import math
 import socket
 import threading
 import time
-import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextvars import Context
 from functools import partial
 from types import TracebackType
@@ -21,8 +19,8 @@ from typing import Any, Final, NamedTuple
 
 from ..diagnostics import warn_once
 from ..errors import ConfigError
-from ..process import after_fork
-from .families import FAMILIES, Family
+from ..process import after_fork, at_exit
+from .families import DURATIONS, FAMILIES, Family
 from .options import check_seconds
 from .statsd_lines import Dialect, Lines, Shape, lines_of, packets
 from .statsd_sockets import Sender, parse_target
@@ -146,13 +144,12 @@ class StatsdExporter:
         self._interval = check_seconds("interval", interval, zero=False)
         if self._thread is None:
             self._start_thread()
-            self._at_exit = _close_at_exit(self)
+            at_exit(self.close)
 
     def close(self) -> None:
         """Export a last time, if it was started, and let go of everything. May be repeated."""
         thread, self._thread = self._thread, None
         if thread is not None:
-            atexit.unregister(self._at_exit)
             self._stop.set()
             if thread is not threading.current_thread():
                 thread.join(5)
@@ -233,22 +230,23 @@ class StatsdExporter:
                 return sent
 
     def _counts(self, snapshot: Any) -> Iterator[_Count]:
-        for family, labels, value in _rows(snapshot, "counter"):
-            scale = 10**9 if family.unit == "seconds" else 1
-            now, key = round(value * scale), (family.name, labels)
+        for name, names, labels, value, scale in _numbers(snapshot):
+            now, key = round(value * scale), (name, labels)
             before = self._sent.get(key, 0)
             if now < before:
                 # It was reset.
                 before = self._sent[key] = 0
             if now > before:
                 said = now - before if scale == 1 else (now - before) / scale
-                for line in self._lines.count(_name(family), zip(family.labels, labels, strict=True), said):
+                for line in self._lines.count(name, zip(names, labels, strict=True), said):
                     yield _Count(line, key, now - before)
 
     def _gauges(self, snapshot: Any) -> Iterator[bytes]:
-        for family, labels, value in _rows(snapshot, "gauge"):
-            if family.labels != ("version",):
-                yield from self._lines.gauge(_name(family), zip(family.labels, labels, strict=True), value)
+        for family in FAMILIES:
+            if family.type == "gauge" and family.labels != ("version",):
+                for labels, value in family.rows(snapshot):
+                    if math.isfinite(value):
+                        yield from self._lines.gauge(_name(family), zip(family.labels, labels, strict=True), value)
 
     def _send(self, packet: bytes) -> bool:
         try:
@@ -273,12 +271,23 @@ class StatsdExporter:
             self._start_thread()
 
 
-def _rows(snapshot: Any, kind: str) -> Iterator[tuple[Family, tuple[str, ...], float]]:
+def _numbers(snapshot: Any) -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...], float, int]]:
+    """Whatever only goes up: name, names and values of the labels, number, and its parts that are whole in one.
+
+    A histogram is a counter for each bucket, without those in the buckets below, and one for the sum.
+    """
     for family in FAMILIES:
-        if family.type == kind:
+        name, scale = _name(family), 10**9 if family.unit == "seconds" else 1
+        if family.type == "counter":
             for labels, value in family.rows(snapshot):
                 if math.isfinite(value):
-                    yield family, labels, value
+                    yield name, family.labels, labels, value, scale
+        elif family.type == "histogram" and family is not DURATIONS:
+            for labels, histogram in family.rows(snapshot):
+                yield f"{name}.sum", family.labels, labels, histogram.sum, scale
+                for bound, count in zip((*histogram.bounds, math.inf), histogram.counts, strict=True):
+                    if count:
+                        yield f"{name}.bucket", (*family.labels, "upper_bound"), (*labels, f"{bound:g}"), count, 1
 
 
 def _name(family: Family) -> str:
@@ -298,15 +307,3 @@ def _finished_of(source: Any, limit: int) -> Any:
             f"inspector={source!r} cannot say which tasks finish; write durations=None, or give an Inspector"
         )
     return finished(limit)
-
-
-def _close_at_exit(exporter: StatsdExporter) -> Callable[[], None]:
-    reference = weakref.ref(exporter)
-
-    def close() -> None:
-        exporter = reference()
-        if exporter is not None:
-            exporter.close()
-
-    atexit.register(close)
-    return close
