@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import bdb
+import contextlib
 import io
 import logging
 import os
@@ -91,6 +92,35 @@ def test_a_debugger() -> None:
     assert any("A debugger stops the loop" in told for told in recommendations(found))
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="sys.monitoring came with 3.12")
+def test_a_debugger_by_monitoring() -> None:
+    """One that has the tool id of debuggers, as bdb's can from 3.14 on, attached from outside or not."""
+    monitoring: Any = sys.monitoring  # type: ignore[attr-defined,unused-ignore]
+    assert monitoring.get_tool(monitoring.DEBUGGER_ID) is None
+    monitoring.use_tool_id(monitoring.DEBUGGER_ID, "bdbtracer")
+    try:
+        assert active_tools() == [ActiveTool("debugger", "bdbtracer")]
+    finally:
+        monitoring.free_tool_id(monitoring.DEBUGGER_ID)
+    assert not is_console_active()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ptrace of Linux")
+def test_a_debugger_from_outside() -> None:
+    """Another process that traces this one, as gdb and py-spy do: seen, with its number."""
+    code = (
+        "import ctypes, os, sys\n"
+        "if ctypes.CDLL(None).ptrace(0, 0, 0, 0): sys.exit(7)\n"  # PTRACE_TRACEME: by whoever made this process
+        "from asyncinspect_logging.integrations.console import active_tools\n"
+        "print(os.getppid(), *active_tools())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=_environment())
+    if done.returncode == 7:
+        pytest.skip("tracing is not allowed here")
+    parent, told = done.stdout.split(maxsplit=1)
+    assert told.strip() == f"ActiveTool(name='debugger', detail='traced by process {parent}')", done.stderr
+
+
 def test_the_table() -> None:
     """Each capability with an answer for each tool; and all of it is printed."""
     assert all(len(answers) == len(TOOLS) for _, answers in COMPARISON)
@@ -137,6 +167,24 @@ def test_the_table_is_right() -> None:
         logger.removeHandler(handler)
     assert any("took" in line for line in told)
     assert any("Coroutine created at" in str(warning.message) for warning in caught)
+
+
+@pytest.mark.parametrize("columns", [1, 20, 80, 300])
+def test_on_a_terminal(columns: int, monkeypatch: Any) -> None:
+    """As wide as it is, down to one column; what is no terminal gets 140."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    out = Terminal()
+    print_integration_info(out)
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
+    assert max(map(len, shown.splitlines())) <= max(columns, 1)
+    assert len(shown) > 500
+    assert max(map(len, printed().splitlines())) == 140
 
 
 def test_without_rich(monkeypatch: Any) -> None:
@@ -197,12 +245,26 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def test_commands_of_aiomonitor_stay() -> None:
+    """A name that it has itself is refused; ours may be replaced."""
+    commands = pytest.importorskip("aiomonitor").monitor_cli.commands
+    before = commands["ps"]
+    with pytest.raises(ConfigError, match="name='ps' is a command of aiomonitor"):
+        console.add_command(name="ps")
+    assert commands["ps"] is before
+    console.add_command(name="look")
+    first = commands["look"]
+    console.add_command(name="look")
+    assert commands.pop("look") is not first
+
+
 @pytest.mark.parametrize("hooked", [False, True], ids=["", "hook_task_factory"])
+@pytest.mark.parametrize("first", ["monitor", "install"])
 # aiomonitor's own: prompt_toolkit and aiohttp call what is deprecated.
 @pytest.mark.filterwarnings("ignore")
-def test_with_a_real_aiomonitor(hooked: bool, listen: Any) -> None:
-    """Both in one process: the tasks are counted as ever, aiomonitor lists them, and its console has `inspect`, with
-    state, polls, what is waited for, and the await chain.
+def test_with_a_real_aiomonitor(first: str, hooked: bool, listen: Any) -> None:
+    """Both in one process, whichever comes first: the tasks are counted as ever, aiomonitor lists them, and its
+    console has `inspect`, with state, polls, what is waited for, and the await chain.
     """
     pytest.importorskip("aiomonitor")
     inspector = listen()
@@ -216,7 +278,9 @@ def test_with_a_real_aiomonitor(hooked: bool, listen: Any) -> None:
     async def main() -> str:
         jobs: asyncio.Queue[str] = asyncio.Queue()
         jobs.name = "jobs"  # type: ignore[attr-defined]
-        with config.start_monitor(), install():
+        with contextlib.ExitStack() as both:
+            for start in (config.start_monitor, install) if first == "monitor" else (install, config.start_monitor):
+                both.enter_context(start())
             assert [tool.name for tool in active_tools()] == ["aiomonitor"]
             assert is_console_active()
             assert f"telnet 127.0.0.1 {config.termui_port}" in printed()

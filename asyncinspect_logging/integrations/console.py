@@ -106,23 +106,29 @@ def _debugger() -> str:
     return "" if tracer == "0" else f"traced by process {tracer}"
 
 
+#: Marks a command of aiomonitor as ours.
+_OURS: Final = "_of_asyncinspect"
+
 #: The columns of the comparison. Versions are those that it was made with.
 TOOLS: Final = ("asyncinspect_logging", "aiomonitor 0.7", "asyncio debug mode", "python -m asyncio (3.14)")
 
 #: What each can do; the order of the answers is that of `TOOLS`.
 COMPARISON: Final[tuple[tuple[str, tuple[str, str, str, str]], ...]] = (
     ("live tasks listed", ("yes", "yes: ps", "no", "yes: ps")),
-    ("where a task waits", ("file:line of each frame", "stack: where", "no", "stack: ps, pstree")),
+    ("where a task waits", ("file:line of each frame", "stack: where", "no", "file:line: pstree")),
     ("what it waits for", ("lock, queue, task, holder", "no", "no", "no")),
-    ("who awaits whom", ("yes", "no: who made whom", "no", "yes: pstree")),
-    ("deadlocks found", ("yes, also of locks", "no", "no", "cycles of awaits")),
+    ("who awaits whom", ("yes", "no: who made whom", "no", "yes: ps, pstree")),
+    ("deadlocks found", ("yes, also of locks", "no", "no", "cycles of awaits: pstree")),
     ("finished tasks", ("counted, and some kept", "with hook_task_factory", "no", "no")),
     ("polls, wakes, time on the loop", ("yes", "no", "no", "no")),
     ("slow callbacks", ("finding, and histogram", "no", "logged", "no")),
     ("a coroutine never awaited", ("counted", "no", "where it was made", "no")),
     ("history, metrics, replay", ("yes", "no", "no", "no")),
     ("cancel a task, run code", ("no", "yes: cancel, console", "no", "no")),
-    ("without touching the program", ("no: a handler", "no: start_monitor", "environment variable", "yes")),
+    (
+        "without touching the program",
+        ("no: a handler", "no: start_monitor", "environment variable", "yes, while it runs"),
+    ),
     ("for use in production", ("yes", "on loopback: it runs code", "no: it slows down", "needs the right to trace")),
 )
 
@@ -252,7 +258,7 @@ def add_command(inspector: Inspector | None = None, *, name: str = "inspect", li
     """Give every aiomonitor of this process the command `inspect [NAME OR ID]`. Called again, it replaces it.
 
     inspector: whose tasks; default `Inspector.default()`. limit: tasks that it lists at most.
-    Raises MissingExtraError without aiomonitor.
+    Raises MissingExtraError without aiomonitor, ConfigError where it has a command of that name, which is not ours.
     """
     try:
         import click
@@ -260,6 +266,10 @@ def add_command(inspector: Inspector | None = None, *, name: str = "inspect", li
         commands: Any = import_module("aiomonitor.termui.commands")
     except ImportError:
         raise MissingExtraError("add_command", "console") from None
+
+    there = commands.monitor_cli.commands.get(name)
+    if there is not None and not hasattr(there, _OURS):
+        raise ConfigError(f'name={name!r} is a command of aiomonitor; write for example name="inspect"')
 
     def inspect(ctx: Any, which: str | None) -> None:
         """Live tasks with state, polls and what they wait for; of one (an id, or a name), the await chain"""
@@ -270,7 +280,7 @@ def add_command(inspector: Inspector | None = None, *, name: str = "inspect", li
 
     decorated = commands.custom_help_option(commands.auto_command_done(inspect))
     decorated = click.argument("which", required=False)(decorated)
-    commands.monitor_cli.command(name=name)(decorated)
+    setattr(commands.monitor_cli.command(name=name)(decorated), _OURS, True)
 
 
 def describe(snapshot: Snapshot, which: str | None = None, limit: int = 50) -> str:
