@@ -1,5 +1,6 @@
 """A worker that fetches pages with aiohttp, every task of its loop seen: `run` in place of `asyncio.run`.
 
+    pip install aiohttp
     python examples/aiohttp_worker.py
 
 Nothing but the last lines knows of asyncinspect_logging. Each task is named by its coroutine, and the program says by

@@ -37,8 +37,9 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    address = os.environ.get("DOGSTATSD", "127.0.0.1:8125")
     exporter = StatsdExporter(
-        address=os.environ.get("DOGSTATSD", "127.0.0.1:8125"),
+        address=address,
         dialect="dogstatsd",
         # Unified service tagging: see "service", "env" and "version" in Datadog's documentation.
         tags=["service:shop", "env:dev", "version:1.0"],
@@ -49,3 +50,4 @@ if __name__ == "__main__":
     asyncio.run(main())
     # Also done at the end of the process.
     exporter.close()
+    print(f"no agent takes anything at {address}" if exporter.errors else f"sent to {address}")

@@ -1,5 +1,6 @@
 """A FastAPI service with spans for its requests and /metrics mounted in it, under a little load of its own making.
 
+    pip install fastapi uvicorn httpx
     python examples/fastapi_service.py
 
 The middleware opens one span a request, named by the route's template; a path with its ids would make a metric label of

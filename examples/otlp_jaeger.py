@@ -1,5 +1,6 @@
 """Traces in Jaeger: `docker run -p 4317:4317 -p 16686:16686 jaegertracing/jaeger`, then
 
+    pip install "asyncinspect-logging[opentelemetry]"
     python examples/otlp_jaeger.py http://localhost:4317
 
 and look for the service "shop" at http://localhost:16686. Without an address, the spans are printed here.

@@ -1,5 +1,6 @@
 """A service that logs with structlog: one processor, put first, makes its spans visible.
 
+    pip install "asyncinspect-logging[structlog]"
     python examples/structlog_service.py
 
 The log is JSON at level INFO. Events inside a span carry its ids, so that a log line leads to its task and back. The

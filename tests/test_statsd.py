@@ -414,7 +414,8 @@ def test_the_recipe_for_datadog(tmp_path: Path) -> None:
     with Agent("unixgram", tmp_path) as agent:
         environment = os.environ | {"DOGSTATSD": agent.address}
         program = str(ROOT / "examples" / "datadog_agent.py")
-        subprocess.run([sys.executable, program], env=environment, check=True, timeout=60)
+        done = subprocess.run([sys.executable, program], env=environment, check=True, timeout=60, capture_output=True)
+        assert done.stdout.decode() == f"sent to {agent.address}\n"
         agent.wait_for(lambda: sum(metric.type == "d" for metric in agent.metrics) == 100)
         assert not agent.flaws
         assert agent.counts("service:shop", "env:dev", "name:handle_order") == {
