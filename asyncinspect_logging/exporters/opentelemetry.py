@@ -188,8 +188,8 @@ class OtelExporter:
 
     @property
     def drops(self) -> dict[str, int]:
-        """Dropped tasks by reason: "queue_full", "refused" (by the collector), "shutdown" (left then), "unfit" (they could
-        not be encoded, or the sampler raised).
+        """Dropped tasks by reason: "queue_full", "refused" (by the collector), "shutdown" (left then), or "unfit" (they
+        could not be encoded, or the sampler raised).
         """
         return {
             "queue_full": self._finished.dropped if self._finished is not None else 0,
