@@ -182,6 +182,20 @@ def test_every_field_comes_through(listen: Listen, receiver: Any, to: dict[str, 
     assert (waiting.status.code, otlp.attributes_of(waiting)["task.state"]) == (0, "cancelled")
 
 
+def test_more_than_a_message_may_hold(listen: Listen, receiver: Any, to: dict[str, str]) -> None:
+    """A batch of 7 MB, where the collector takes 4 MB over gRPC, goes in parts, and holds nothing up."""
+    exporter = OtelExporter("shop", listen(), **to)
+    fields = {f"field{number}": "x" * 1000 for number in range(100)}
+    for _ in range(70):
+        with span("work", **fields):
+            pass
+    assert exporter.flush(20)
+    receiver.wait_for(70)
+    assert set(receiver.counts().values()) == {1}
+    assert (exporter.exported, exporter.dropped) == (70, 0)
+    assert exporter.shutdown()
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_collector_that_goes_and_comes_back(
     listen: Listen, receiver: Any, collector: Collector, to: dict[str, str], how: signal.Signals
