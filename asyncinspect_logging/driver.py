@@ -15,7 +15,7 @@ from types import CoroutineType
 from typing import Any, Final
 
 from .driven import DrivenSpan, resume_all, suspend_all
-from .opened import note_root, open_of
+from .opened import end_all, note_root, open_of
 from .steps import FIRST_BOUND, slow, stepping
 from .tracing import trace_resume, trace_suspend
 from .wakes import driven_by_hand, hear
@@ -274,6 +274,9 @@ def _drive(inner: Any, span: DrivenSpan) -> Generator[Any, Any, Any]:
         span.started = 0
         if task_id:
             driven_by_hand.pop(task_id, None)
+        if span._key in open_of:
+            # Entered by hand, and never left.
+            end_all(open_of[span._key], "abandoned")
         if around is not None:
             stepping[ident] = around
 

@@ -1334,3 +1334,24 @@ def test_driver_is_small():
     assert isinstance(driven, Driver)
     assert not hasattr(driven.span, "__dict__")
     driven.close()
+
+
+@pytest.mark.parametrize("how", ["install", "instrument", "plain"])
+def test_spans_that_nobody_leaves_end_with_their_coroutine(how, listen):
+    """Entered by hand, as a hook does whose counterpart is not called: abandoned, and not open for ever."""
+    inspector = listen()
+
+    async def work():
+        span("outer").__enter__()
+        span("left open").__enter__()
+
+    async def main():
+        with install() if how == "install" else contextlib.nullcontext():
+            for _ in range(3):
+                await (instrument(work(), name="work") if how == "instrument" else asyncio.create_task(work()))
+
+    asyncio.run(main())
+    counts = inspector.snapshot().names
+    assert [(counts[name].spawned, counts[name].cancelled) for name in ("outer", "left open")] == [(3, 3)] * 2
+    assert {task.outcome for task in inspector.snapshot().tasks if task.name == "outer"} == {"abandoned"}
+    assert open_of == {}

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -939,3 +940,148 @@ def test_no_application() -> None:
     """What is no application is told when it is wrapped, not at the first request."""
     with pytest.raises(ConfigError, match=r"app=None is no ASGI application"):
         AsyncInspectMiddleware(None)  # type: ignore[arg-type]
+
+
+def test_paths_of_an_attack(listen: Any) -> None:
+    """Thousands of paths, hosts, methods and headers make no more names than there are routes."""
+    inspector = listen()
+    app = fastapi_app()
+    app.add_middleware(AsyncInspectMiddleware)
+
+    async def main() -> None:
+        for number in range(300):
+            for path in (f"/{number}/x", f"/api/v1/users/{number}x", f"//{number}", f"/files/%2e%2e/{number}"):
+                scope = http_scope(path, method=f"M{number}" if number % 2 else "GET", raw_path=path.encode())
+                scope["headers"] = [(b"host", b"h%d" % number), (b"traceparent", b"%d" % number)]
+                await app(scope, _never, _ignore)
+
+    run(main)
+    assert set(inspector.snapshot().names) == {
+        "HTTP unmatched",
+        "GET /api/v1/users/{user_id}",
+        "HTTP /api/v1/users/{user_id}",
+        "GET /files/{path}",
+        "HTTP /files/{path}",
+    }
+
+
+def test_once_a_request(listen: Any) -> None:
+    """A middleware that is there twice, and in an application that is mounted twice, makes one span."""
+    inspector = listen()
+    inner = FastAPI()
+    inner.add_api_route("/in/{x}", lambda x: x)
+    inner.add_middleware(AsyncInspectMiddleware)
+    app = FastAPI()
+    app.mount("/one", inner)
+    app.mount("/two", inner)
+    app.add_middleware(AsyncInspectMiddleware)
+    app.add_middleware(AsyncInspectMiddleware)
+    assert ask(AsyncInspectMiddleware(app), ("GET", "/one/in/1"), ("GET", "/two/in/1")) == [200, 200]
+    assert names(inspector) == ["GET /one/in/{x}", "GET /two/in/{x}"]
+
+
+def test_requests_on_one_connection_share_nothing(listen: Any) -> None:
+    """What one request leaves in context variables, a span that is open among it, is not seen by the next."""
+    inspector = listen()
+    kept: contextvars.ContextVar[str] = contextvars.ContextVar("kept", default="nothing")
+    seen = []
+
+    async def endpoint(request: Any) -> PlainTextResponse:
+        around = current_span()
+        assert around is not None
+        seen.append((kept.get(), around.parent_id))
+        kept.set(request.url.path)
+        span("left open").__enter__()
+        return PlainTextResponse("ok")
+
+    app = Starlette(routes=[Route("/{x}", endpoint)])
+    app.add_middleware(AsyncInspectMiddleware)
+
+    async def main() -> None:
+        async with served(app) as (port, _), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            for path in ("/1", "/2", "/3"):
+                await client.get(path)
+
+    run(main)
+    assert seen == [("nothing", None)] * 3
+    assert len({task.trace_id for task in inspector.snapshot().tasks}) == 3
+    assert inspector.snapshot().names["GET /{x}"].completed == 3
+
+
+def test_what_comes_after_the_response(listen: Any) -> None:
+    """An exception of a background task is the application's, and no outcome of the request, which had its answer."""
+    inspector = listen()
+
+    async def fails() -> None:
+        raise KeyError("mine")
+
+    async def endpoint(request: Any) -> PlainTextResponse:
+        return PlainTextResponse("ok", background=BackgroundTask(fails))
+
+    app = AsyncInspectMiddleware(Starlette(routes=[Route("/", endpoint)]))
+
+    async def main() -> None:
+        with pytest.raises(KeyError, match="mine"):
+            await app(http_scope(), _never, _ignore)
+
+    run(main)
+    assert one(inspector).outcome == "completed"
+
+
+def test_an_application_that_does_not_start(listen: Any) -> None:
+    """The failure of its lifespan is the server's to know, as without a middleware, and has no span."""
+    inspector = listen()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Any) -> AsyncIterator[None]:
+        raise RuntimeError("no database")
+        yield
+
+    app = Starlette(lifespan=lifespan)
+    app.add_middleware(AsyncInspectMiddleware)
+    sent = []
+
+    async def receive() -> Any:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match="no database"):
+            await app({"type": "lifespan", "asgi": {}, "state": {}}, receive, send)
+
+    run(main)
+    assert sent[0]["type"] == "lifespan.startup.failed"
+    assert not inspector.snapshot().tasks
+
+
+def test_the_page_of_metrics(listen: Any) -> None:
+    """HEAD, compression, a middleware that asks who is there, and a root path, as of any other page."""
+    inspector = listen()
+    app = starlette_app()
+    app.add_middleware(AsyncInspectMiddleware, metrics="/metrics", exporter=PrometheusExporter(inspector))
+
+    class Guard:
+        def __init__(self, app: Any) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            known = (b"authorization", b"secret") in scope["headers"]
+            await (self.app if known else PlainTextResponse("", 401))(scope, receive, send)
+
+    app.add_middleware(Guard)
+
+    async def main() -> None:
+        transport = httpx.ASGITransport(app, root_path="/behind")
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            assert (await client.get("/behind/metrics")).status_code == 401
+            client.headers["authorization"] = "secret"
+            page = await client.get("/behind/metrics")
+            assert page.headers["content-encoding"] == "gzip"
+            assert page.text.startswith("# HELP")
+            head = await client.head("/behind/metrics")
+            assert (head.status_code, head.content) == (200, b"")
+
+    run(main)
+    assert not inspector.snapshot().tasks
