@@ -117,7 +117,7 @@ def test_a_key_that_honeycomb_does_not_know() -> None:
     with Honeycomb(KEY) as honeycomb:
         code = changed(recipe.code, ADDRESS, f"http://{honeycomb.http}") + "print(exporter.dropped)\n"
         done = run(code, HONEYCOMB_API_KEY="wrong")
-        assert (done.returncode, done.stdout) == (0, "True 0\n5\n")
+        assert (done.returncode, done.stdout) == (0, "False 0\n5\n")
         assert re.fullmatch(re.escape(told).replace(r"\.\.\.", ".*") + "\n", done.stderr), done.stderr
         assert "wrong" not in done.stderr
         assert [refusal.status for refusal in honeycomb.refusals] == [401]
@@ -169,7 +169,7 @@ def test_the_recipe_for_the_intake_of_datadog() -> None:
         assert intake.flaws == []
         assert [span.name for span in intake.spans] == ["checkout"]
         done = run(code, DD_API_KEY="other")
-        assert done.stdout == "True 0\n"
+        assert done.stdout == "False 0\n"
         assert "HTTP 403" in done.stderr
         assert [refusal.status for refusal in intake.refusals] == [403]
         assert len(intake.spans) == 1

@@ -233,32 +233,34 @@ class OtelExporter:
             self._thread = _Thread(self, interval)
 
     def flush(self, timeout: float = _PATIENCE) -> bool:
-        """Deliver what has finished until now, trying again for `timeout` seconds; returns whether all is delivered.
+        """Deliver what has finished until now, trying again for `timeout` seconds; returns whether all is delivered,
+        which it is not where some is still waiting, or was dropped meanwhile (see `drops`).
 
         Raises ConfigError where `timeout` is no number.
         """
         timeout = settings.patience(timeout)
         if self._finished is None or self._closed:
             return True
+        dropped = sum(self.drops.values())
         Context().run(self._deliver, self._delivery.now() + timeout)
-        return self.waiting == 0
+        return self.waiting == 0 and sum(self.drops.values()) == dropped
 
     def shutdown(self, timeout: float = _PATIENCE) -> bool:
-        """Deliver what is left, for `timeout` seconds at most, and stop; returns whether all was delivered. What was
-        not is counted as dropped. May be repeated.
+        """Deliver what is left, for `timeout` seconds at most, and stop; returns whether all was delivered, of
+        everything that finished since the exporter was made. What was not is in `drops`. May be repeated.
 
         Raises ConfigError where `timeout` is no number.
         """
         timeout = settings.patience(timeout)
         if self._closed:
-            return self._left == 0
+            return not any(self.drops.values())
         until = self._delivery.now() + timeout
         for undo in self._undo:
             undo()
         if self._thread is not None:
             self._thread.stop(timeout)
             self._thread = None
-        done = self.flush(max(0.0, until - self._delivery.now()))
+        self.flush(max(0.0, until - self._delivery.now()))
         self._closed = True
         if self._finished is not None:
             self._finished.take_spans(0)
@@ -272,7 +274,7 @@ class OtelExporter:
             self._sender.close()
         except Exception as error:
             warn_once("otlp shutdown", "close", "the connection to %s could not be closed: %r", self.endpoint, error)
-        return done
+        return not any(self.drops.values())
 
     def __enter__(self) -> OtelExporter:
         return self
