@@ -9,7 +9,7 @@
 VENV ?= .venv
 ARGS ?=
 PYTEST = $(VENV)/bin/pytest
-EXTRAS = structlog json cli opentelemetry
+EXTRAS = structlog json cli opentelemetry statsd
 BENCH_PYTHONS = 3.11 3.13
 
 # The tests import the installed package: nothing may put this folder on the import path.

@@ -61,8 +61,8 @@ SUMS: Final = 1
 POLLS, WAKES, SELF_WAKES, BUSY, IDLE, SCHEDULED = range(SUMS, SUMS + 6)
 #: Spans that were open when their process was killed. Nobody knows for how long; 0 while it lives.
 INTERRUPTED: Final = 7
-#: Polls of each finished driven span: a cell for each bucket, and their sum. The others have one poll each, and are not
-#: counted one by one.
+#: Polls of each finished span: a cell for each bucket, and their sum. What is not counted but taken for the difference
+#: of two numbers would fall now and then, since a reader may come between them.
 POLL_COUNTS: Final = 8
 #: Steps, and waits for a turn, by bucket.
 STEPS: Final = POLL_COUNTS + len(POLL_COUNT_BOUNDS) + 2
@@ -328,6 +328,8 @@ class SharedCounts:
         cells[at + self._sum] += duration
         tally = span if span.__class__ is DrivenSpan else span.tally
         if tally is None:
+            cells[slot + POLL_COUNTS] += 1
+            cells[slot + STEPS - 1] += 1
             return
         polls, busy, wakes = tally.polls, max(0, tally.busy), tally.wakes
         cells[slot + POLLS] += polls - 1 if tally.__class__ is FrameTally else polls
@@ -350,16 +352,12 @@ class SharedCounts:
         file = self._file
         if file is None or self.refused:
             return {}
-        size, starts = size_of(len(self.bounds)), [*self._places.values()]
+        size = size_of(len(self.bounds))
         found = {}
         for name, cells in names.items():
             slot = file.slots.get(name)
             if slot is not None:
                 have = file.cells[slot : slot + size].tolist()
-                # Those that nobody stepped have one poll each.
-                alone = sum(sum(have[at : at + self._sum]) for at in set(starts)) - sum(have[POLL_COUNTS : STEPS - 1])
-                have[POLL_COUNTS] += alone
-                have[STEPS - 1] += alone
                 if not any(map(gt, cells, have)):
                     continue
             found[name] = cells

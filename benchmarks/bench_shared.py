@@ -2,23 +2,26 @@
 
     python benchmarks/bench_shared.py
 
-Each in multiples of the floor, interleaved. `shared`: the counts of `PROMETHEUS_MULTIPROC_DIR`. `ring`: each end as a
-record of eight numbers in mapped memory, for a reader to add up, without what empties the ring. `at once`: each end is
-worked off in the books, and the numbers of its name are copied to mapped memory. `by hand`: two counters, a gauge and a
-histogram of prometheus_client, in its multiprocess mode.
+Each in multiples of the floor, interleaved. `alone`: in one process. `span`: the counts of `PROMETHEUS_MULTIPROC_DIR`.
+`ring`: each end as a record of eight numbers in mapped memory, for a reader to add up, without what empties the ring.
+`at once`: each end is worked off in the books, and the numbers of its name are copied to mapped memory. `by hand`: two
+counters, a gauge and a histogram of prometheus_client, in its multiprocess mode.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import mmap
 import os
+import shutil
 import struct
 import tempfile
 from collections.abc import Callable
 from typing import Any
 
 _FOLDER = tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 # prometheus_client reads it when it is imported.
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = _FOLDER
 
@@ -95,17 +98,17 @@ def shared(scale: Scale) -> dict[str, float]:
     times = interleaved(
         {
             "floor": floor_loop,
-            "span": _loop(lambda inspector: None),
-            "shared": _loop(lambda inspector: inspector.share(_FOLDER)),
+            "alone": _loop(lambda inspector: None),
+            "span": _loop(lambda inspector: inspector.share(_FOLDER)),
             "ring": _loop(_ring),
             "at once/4": _loop(_at_once),
             "by hand/4": by_hand_loop,
         },
         scale,
     )
-    return ratios(times, "floor")
+    return {f"shared.{name}": ratio for name, ratio in ratios(times, "floor").items()}
 
 
 if __name__ == "__main__":
     for name, ratio in shared(FULL).items():
-        print(f"{name:10} {ratio:5.1f}")
+        print(f"{name:15} {ratio:5.1f}")

@@ -42,6 +42,13 @@ ROWS = (
     Row("the same inside a driven coroutine", "span.driven", "F"),
     Row("the same against one `logger.info(…, extra=…)`", "span.log", "×", 1, versions=("3.11",)),
     Row("the same with three fields", "span.fields", "F", 5),
+    Row(
+        "span in a process that shares its counts with others, exact at a SIGKILL",
+        "shared.span",
+        "F",
+        None,
+        (("the same metrics by hand with prometheus_client in its multiprocess mode", "shared.by hand"),),
+    ),
     Row("span when nobody listens", "span.unheard", "F", 1.6, (("OpenTelemetry API without SDK", "otel api"),)),
     Row(
         "span through a structlog chain, above the same chain with a processor that drops",

@@ -29,6 +29,7 @@ from measure import FULL, QUICK
 GROUPS = {
     "spans": "bench_spans.spans",
     "unheard": "bench_spans.unheard",
+    "shared": "bench_shared.shared",
     "structlog": "bench_spans.structlog_chain",
     "tasks": "bench_tasks.tasks",
     "steps": "bench_tasks.steps",

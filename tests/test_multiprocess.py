@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from prometheus_client import CollectorRegistry
 
 from asyncinspect_logging import Config, Inspector, instrument, span
 from asyncinspect_logging.errors import ConfigError
+from asyncinspect_logging.exporters.exposition import Renderer
 from asyncinspect_logging.exporters.multiprocess import Processes
 from asyncinspect_logging.exporters.prometheus import PrometheusExporter
 from asyncinspect_logging.testing import FakeClock
@@ -36,7 +38,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no flo
 if sys.platform != "win32":
     from asyncinspect_logging.exporters.totals import Corrupt, Totals, totals_of
 
-#: It has imported everything, and makes a process of each connection, which does as it is told and says when it is done.
+#: It has imported everything, and makes a process of each connection: this does what it is told.
 PROGRAM = """
 import asyncio, json, logging, os, signal, socket, sys
 from asyncinspect_logging import AsyncInspectHandler, Inspector, annotate, instrument, span
@@ -219,7 +221,6 @@ def test_the_file_has_what_the_inspector_has(tmp_path: Path, exporter: Prometheu
     gc.collect()
     expected = totals_of(exporter._pages._source._inspectors[0].snapshot(), own_counts(tmp_path).bounds)  # type: ignore
     found = own_counts(tmp_path)
-    # In the file the polls of plain spans are not counted one by one.
     views = found.snapshot(0.0).names
     assert totals_of(found.snapshot(0.0), found.bounds).names == expected.names
     assert {view.live for view in views.values()} == {0}
@@ -402,6 +403,40 @@ def test_killed_at_any_line_of_a_page(
     assert step > 100
 
 
+def test_read_at_any_line_of_counting(tmp_path: Path, exporter: PrometheusExporter) -> None:
+    """Nothing that a reader makes of the file is below what one before it made of it."""
+    spans(1)
+    seen: list[dict[str, float]] = []
+
+    def line(frame: Any, event: str, arg: Any) -> Any:
+        sys.settrace(None)
+        found = Renderer().metrics(own_counts(tmp_path).snapshot(0.0), {})
+        samples = {(one.name, *one.labels.items()): one.value for family in found for one in family.samples}
+        seen.append(samples)
+        sys.settrace(follow)
+        return line
+
+    def follow(frame: Any, event: str, arg: Any) -> Any:
+        return line if frame.f_code.co_filename.endswith("/shared.py") else None
+
+    async def twice() -> None:
+        with span("job"):
+            await asyncio.sleep(0)
+
+    loop = asyncio.new_event_loop()
+    try:
+        sys.settrace(follow)
+        for _ in range(2):
+            spans(1)
+            loop.run_until_complete(instrument(twice(), name="job"))
+    finally:
+        sys.settrace(None)
+        loop.close()
+    assert len(seen) > 100
+    for before, after in pairwise(seen):
+        assert {key: value for key, value in before.items() if after.get(key, 0) < value} == {}
+
+
 def test_no_number_is_torn(tmp_path: Path) -> None:
     """Who reads the file while another process changes a number in it, sees one from before or after."""
     low, high, size = (1 << 32) - 1, 1 << 32, 4096
@@ -426,8 +461,9 @@ def test_no_number_is_torn(tmp_path: Path) -> None:
     assert {low, high} <= seen
 
 
+@pytest.mark.parametrize("first", [False, True])
 def test_a_span_that_ends_while_the_files_are_read(
-    process: Callable[..., Process], exporter: PrometheusExporter, monkeypatch: pytest.MonkeyPatch
+    process: Callable[..., Process], exporter: PrometheusExporter, monkeypatch: pytest.MonkeyPatch, first: bool
 ) -> None:
     """Its polls are first in the state and then in the counts: a reader in between finds them in one of these."""
     one = process()
@@ -440,10 +476,10 @@ def test_a_span_that_ends_while_the_files_are_read(
     read, after = type(source)._read_state, []  # type: ignore[attr-defined]
 
     def slow(self: Any, id: str) -> Totals:
-        state: Totals = read(self, id)
+        before: Totals = read(self, id)
         if id.startswith(f"{one.pid}-") and not after:
             after.append(one.do("event.set(); loop.run_until_complete(task); exporter.gather()"))
-        return state
+        return read(self, id) if first else before
 
     monkeypatch.setattr(type(source), "_read_state", slow)
     assert count(exporter.gather(), "task_polls_total", "long") >= 2

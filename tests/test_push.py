@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import sys
 import threading
@@ -127,6 +128,38 @@ def test_a_gateway_that_refuses(
     assert "the push to" in caplog.text
     with pytest.raises(OSError, match="400"):
         push(gateway.address, "job", exporter=exporter)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 401, 503])
+def test_answers_that_are_no_success(gateway: Gateway, exporter: PrometheusExporter, status: int) -> None:
+    """Also one that sends elsewhere: nothing that was not taken passes for pushed, or goes where nobody said."""
+    gateway.status = status
+    with PushJob(gateway.address, "job", exporter=exporter) as job:
+        pass
+    assert job.errors == 1
+    with pytest.raises(OSError, match=str(status)) as caught:
+        delete(gateway.address, "job")
+    caught.value.close()  # type: ignore[attr-defined]
+    assert [method for method, _, _ in gateway.requests] == ["PUT", "DELETE"]
+
+
+def test_a_gateway_that_says_nothing(exporter: PrometheusExporter) -> None:
+    """The job waits for it no longer than it may, and its own exception goes on."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        began = time.monotonic()
+        with pytest.raises(LookupError), PushJob(address, "job", exporter=exporter, timeout=0.05) as job:
+            raise LookupError
+        assert time.monotonic() - began < 5
+    assert job.errors == 1
+
+
+@pytest.mark.parametrize("gateway", ["http://me:secret@localhost:9091", "me:secret@localhost:9091"])
+def test_a_password_is_not_shown(gateway: str) -> None:
+    """Nor passed over: it would not be sent."""
+    with pytest.raises(ConfigError, match="basic_auth_handler") as caught:
+        PushJob(gateway, "job")
+    assert "secret" not in str(caught.value)
 
 
 def test_nobody_there(exporter: PrometheusExporter) -> None:

@@ -9,15 +9,15 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import Request, build_opener
 
 import prometheus_client
-from prometheus_client.exposition import default_handler
 
 from ..diagnostics import warn_once
 from ..errors import ConfigError
@@ -33,6 +33,18 @@ _TAKEN: Final = frozenset({"name", "state", "type", "lint", "reason", "component
 Handler = Callable[..., Callable[[], None]]
 
 
+def _handler(
+    url: str, method: str, timeout: float | None, headers: Sequence[tuple[str, str]], data: bytes
+) -> Callable[[], None]:
+    """Like prometheus_client's own, which leaves the answer, and its connection, to the garbage collector."""
+
+    def handle() -> None:
+        with build_opener().open(Request(url, data, dict(headers), method=method), timeout=timeout):
+            pass
+
+    return handle
+
+
 def push(
     gateway: str,
     job: str,
@@ -40,7 +52,7 @@ def push(
     exporter: PrometheusExporter | None = None,
     grouping_key: Mapping[str, str] | None = None,
     timeout: float = 10.0,
-    handler: Handler = default_handler,
+    handler: Handler = _handler,
 ) -> None:
     """Put the metrics in the place of those that the gateway has under this job and grouping key.
 
@@ -64,7 +76,7 @@ def delete(
     *,
     grouping_key: Mapping[str, str] | None = None,
     timeout: float = 10.0,
-    handler: Handler = default_handler,
+    handler: Handler = _handler,
 ) -> None:
     """Delete what the gateway has under this job and grouping key, and would keep for ever. Raises like `push`."""
     prometheus_client.delete_from_gateway(**_where(gateway, job, grouping_key, timeout, handler))
@@ -91,7 +103,7 @@ class PushJob:
         interval: float | None = None,
         delete_on_success: bool = False,
         timeout: float = 10.0,
-        handler: Handler = default_handler,
+        handler: Handler = _handler,
     ) -> None:
         self._where = _where(gateway, job, grouping_key, timeout, handler)
         self._interval = None if interval is None else check_seconds("interval", interval, zero=False)
@@ -177,6 +189,12 @@ def _where(
         usable = usable and (parts.port is None or parts.port > 0) and gateway.isprintable() and " " not in gateway
     except ValueError:
         usable = False
+    if usable and "@" in parts.netloc:
+        # It is not shown, since it may be a password.
+        raise ConfigError(
+            "gateway has a user before its @, which is not sent; write handler= for that, with "
+            "prometheus_client.exposition.basic_auth_handler"
+        )
     if not usable:
         raise ConfigError(f'gateway={gateway!r} is not where a Pushgateway can be; write "localhost:9091"')
     if not isinstance(job, str) or not job:

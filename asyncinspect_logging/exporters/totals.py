@@ -168,8 +168,6 @@ class Totals:
                 )
         polls, wakes, self_wakes, busy, idle, scheduled = cells[SUMS:INTERRUPTED]
         counts = cells[POLL_COUNTS : STEPS - 1]
-        # Those that nobody stepped have one poll each.
-        alone = max(0, sum(finished) - sum(counts))
         completed, failed, cancelled = finished
         return NameView(
             name=name,
@@ -184,7 +182,7 @@ class Totals:
             idle=idle / _NS,
             scheduled=scheduled / _NS,
             durations=durations,
-            poll_counts=Histogram(_POLL_BOUNDS, (counts[0] + alone, *counts[1:]), float(cells[STEPS - 1] + alone)),
+            poll_counts=Histogram(_POLL_BOUNDS, tuple(counts), float(cells[STEPS - 1])),
             poll_durations=Histogram(STEP_BOUNDS, tuple(cells[STEPS:DELAYS]), busy / _NS),
             scheduled_delays=Histogram(STEP_BOUNDS, tuple(cells[DELAYS : durations_at(0, size)]), scheduled / _NS),
         )
