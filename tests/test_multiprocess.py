@@ -706,7 +706,7 @@ def test_a_lock_that_nobody_gives_back(tmp_path: Path, exporter: PrometheusExpor
     """As when a signal handler raises at the wrong moment: nothing waits for it for ever, and nothing is lost."""
     spans(1)
     inspector = exporter._pages._source._inspectors[0]  # type: ignore[attr-defined]
-    inspector._announce.__self__._lock.acquire()
+    inspector._announce.__self__._turn.pop()
     spans(6000)
     assert own_counts(tmp_path).names["job"][0] > 4000
     spans(10)
@@ -752,6 +752,22 @@ def test_several_inspectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lis
     exporter = PrometheusExporter.multi([listen(), listen()])
     spans(10)
     assert count(exporter.gather()) == 20
+
+
+def test_the_end_of_what_was_seen_open(tmp_path: Path, listen: Callable[..., Inspector]) -> None:
+    """An inspector that has seen a span open hears of its end, though another one only has to count it."""
+    inspectors = [listen(), listen()]
+    first, _ = [inspector.share(str(tmp_path)) for inspector in inspectors]
+    tell = first._told
+
+    def look(span: Any) -> None:
+        # As another thread may at this moment.
+        tell(span)
+        inspectors[0].snapshot()
+
+    first._told = look
+    spans(1)
+    assert [inspector.snapshot().names["job"].completed for inspector in inspectors] == [1, 1]
 
 
 def test_live_polls(process: Callable[..., Process], exporter: PrometheusExporter) -> None:

@@ -24,9 +24,12 @@ from ..shared import (
     SPAWNED,
     STEPS,
     SUMS,
+    VERSION,
     cells_of,
     durations_at,
+    size_in_file,
     size_of,
+    unfold,
 )
 from ..snapshot import Histogram, NameView, Snapshot
 from ..states import FINAL, LIVE
@@ -238,21 +241,21 @@ class Totals:
         """What `shared.SharedCounts` wrote. Raises Corrupt for anything else."""
         try:
             magic, version, size, _ = struct.unpack_from("=4q", data)
-            if magic != MAGIC or version != _VERSION or not 0 <= size <= _MAX_BOUNDS:
+            if magic != MAGIC or version != VERSION or not 0 <= size <= _MAX_BOUNDS:
                 raise Corrupt("it does not begin like a file of counts")
             header = HEADER + size
             totals = cls(_bounds(struct.unpack_from(f"={size}d", data, HEADER * 8)))
-            form = struct.Struct(f"={size_of(size)}q")
+            form = struct.Struct(f"={size_in_file(size)}q")
             # The last line may not have been written to its end; then nothing was counted there.
             for place, line in enumerate(names.split(b"\n")[:-1]):
-                cells = list(form.unpack_from(data, (header + place * size_of(size)) * 8))
+                cells = list(form.unpack_from(data, (header + place * size_in_file(size)) * 8))
                 if min(cells) < 0:
                     raise Corrupt("a number is below 0")
                 if any(cells):
                     name = _text(json.loads(line))
                     if name in totals.names:
                         raise Corrupt("it has a name twice")
-                    totals.names[name] = cells
+                    totals.names[name] = unfold(cells)
             return totals
         except Corrupt:
             raise
