@@ -304,6 +304,21 @@ def test_many_lives(tmp_path: Path, process: Callable[..., Process], exporter: P
         assert len(list(tmp_path.iterdir())) == 5
 
 
+def test_many_lives_that_nobody_asks_for(tmp_path: Path, process: Callable[..., Process]) -> None:
+    """Without a page, those that begin add up those that are gone."""
+    for _ in range(3):
+        one = process()
+        one.do("from asyncinspect_logging.exporters import multiprocess; multiprocess._MANY = 1")
+        one.do("spans(5)")
+        end = time.monotonic() + 20
+        while len(left := list(tmp_path.glob("*.counts"))) > 1:
+            assert time.monotonic() < end, left
+            time.sleep(0.005)
+        one.kill()
+    last = process()
+    last.do("assert 'tasks_completed_total{name=\"job\"} 15.0' in exporter.gather()")
+
+
 def test_killed_while_adding_up(tmp_path: Path, process: Callable[..., Process], exporter: PrometheusExporter) -> None:
     """What is in the file of those that are gone, and still has its own files, counts once, and these are deleted."""
     one = process()

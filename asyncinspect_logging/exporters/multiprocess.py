@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import Context
 from typing import Any, Final, NamedTuple
@@ -47,6 +47,8 @@ _EVERY: Final = 1.0
 _SPARING: Final = 50
 #: Times that a reading is begun again because something was added up meanwhile.
 _ATTEMPTS: Final = 100
+#: Processes from which on one that begins looks for those that are gone.
+_MANY: Final = 64
 #: Seconds after which nobody is still making a file.
 _MAKING: Final = 60
 #: Bytes beyond which a file is none of these.
@@ -79,6 +81,8 @@ class _Member:
         self._pid = 0
         self._counts: SharedCounts = inspector.share(folder)
         self._counts.begun = self._begin
+        #: Adds up who is gone.
+        self.tidy: Callable[[], Callable[[], object] | None] = _nothing
         self._writing = threading.Lock()
         at_exit(self._end)
 
@@ -94,6 +98,12 @@ class _Member:
 
     def _run(self) -> None:
         pid = self._pid
+        # Where nobody asks for a page, those that come in the place of others add these up.
+        tidy = self.tidy()
+        if tidy is not None:
+            with suppress(OSError, RuntimeError):
+                tidy()
+        del tidy
         while True:
             began = time.monotonic()
             try:
@@ -154,6 +164,8 @@ class Processes:
         self._members = [
             _members.setdefault(inspector, {}).get(folder) or _join(folder, inspector) for inspector in inspectors
         ]
+        for member in self._members:
+            member.tidy = weakref.WeakMethod(self._tidy)
         limit = getattr(self.config, "max_names", None)
         self._limit: int | None = limit
         # The totals of those that are gone, by the number of their file; such a file never changes.
@@ -183,6 +195,10 @@ class Processes:
             )
         return total
 
+    def _tidy(self) -> None:
+        if len(self._ids()) > _MANY:
+            self._read()
+
     def _read(self) -> Totals:
         """Everything in the folder: what is counted in several files at a time is read again."""
         for attempt in range(_ATTEMPTS):
@@ -198,7 +214,7 @@ class Processes:
             if self._serial() != serial:
                 continue
             dead = [file for file in files if not file.alive]
-            if dead and self._merge():
+            if dead and self._merge(serial, dead):
                 continue
             total = total.copy()
             for file in files:
@@ -293,32 +309,28 @@ class Processes:
         self._ended = (serial, totals, ids)
         return self._ended
 
-    def _merge(self) -> bool:
-        """Add up those that are gone; False where another process is at it, or this one may not."""
+    def _merge(self, serial: int, dead: list[_File]) -> bool:
+        """Add those that are gone to the file `serial`; False where another process is at it, or this one may not."""
         try:
             with self._alone() as alone:
-                if alone:
-                    self._merge_alone()
+                # Or else another one has done so since these were read, and may have deleted what says so.
+                if alone and self._serial() == serial:
+                    self._merge_alone(dead)
                 return alone
         except OSError as error:
             warn_once("shared folder", self._folder, "what is over in %s cannot be added up: %s", self._folder, error)
             return False
 
-    def _merge_alone(self) -> None:
+    def _merge_alone(self, dead: list[_File]) -> None:
         serial, ended, merged = self._read_ended()
-        ended, there = ended.copy(), self._ids()
-        dead = []
-        for id in there:
-            if id not in merged:
-                file = self._read_file(id)
-                if not file.alive:
-                    ended.add(file.totals)
-                    dead.append(id)
+        ended = ended.copy()
+        for file in dead:
+            ended.add(file.totals)
         ended.states.clear()
         ended.memory.clear()
         ended.limit(self._limit)
         # First all at once, then what is in it goes; whoever comes in between knows by the ids.
-        gone = [*(id for id in there if id in merged), *dead]
+        gone = [*(id for id in self._ids() if id in merged), *(file.id for file in dead)]
         _replace(os.path.join(self._folder, f"{_ENDED}{serial + 1}"), ended.dump(gone))
         for old in self._serials():
             if old <= serial:
@@ -357,6 +369,10 @@ class Processes:
                 yield True
         finally:
             os.close(descriptor)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _join(folder: str, inspector: Any) -> _Member:
