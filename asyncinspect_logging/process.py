@@ -10,6 +10,7 @@ import atexit
 import itertools
 import os
 import secrets
+import sys
 import weakref
 from collections.abc import Callable
 from typing import Any, Final
@@ -32,6 +33,7 @@ _after_fork: dict[int, tuple[Callable[[], Any], Callable[..., Any]]] = {}
 
 _at_exit: list[weakref.WeakMethod[Callable[[], None]]] = []
 _MANY: Final = 50
+_following = False
 
 
 def _begin() -> None:
@@ -98,12 +100,30 @@ def _exit() -> None:
                 pass  # nobody is there any more to be told
 
 
+def _follow_multiprocessing() -> None:
+    """Its children end without what `atexit` has to do, and do what its own list has, which is emptied before."""
+    global _following
+    util = sys.modules.get("multiprocessing.util")
+    if util is None or _following:
+        return
+    _following = True
+    util.register_after_fork(_exit, _exit_in_child)
+    if sys.modules["multiprocessing.process"].parent_process() is not None:
+        # Imported when that was over.
+        _exit_in_child(_exit)
+
+
+def _exit_in_child(exit: Callable[[], None]) -> None:
+    sys.modules["multiprocessing.util"].Finalize(None, exit, exitpriority=0)
+
+
 def _constant(value: Any) -> Callable[[], Any]:
     return lambda: value
 
 
 def _in_child() -> None:
     _begin()
+    _follow_multiprocessing()
     for reference, function in list(_after_fork.values()):
         owner = reference()
         if owner is not None:
@@ -115,5 +135,6 @@ def _in_child() -> None:
 _begin()
 # Before `opened` registers what ends the open spans, and so run after that.
 atexit.register(_exit)
+_follow_multiprocessing()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)

@@ -688,6 +688,50 @@ def test_fork(tmp_path: Path, exporter: PrometheusExporter) -> None:
     assert own_counts(tmp_path).names["job"][0] == 6
 
 
+#: Three children of multiprocessing, each with an end of its own.
+CHILDREN = """
+import logging, multiprocessing, os, signal, sys
+from asyncinspect_logging import AsyncInspectHandler, span
+from asyncinspect_logging.exporters.prometheus import PrometheusExporter
+
+logging.getLogger().addHandler(AsyncInspectHandler())
+exporter = PrometheusExporter()
+
+def work(end):
+    for _ in range(100):
+        with span("job"):
+            logging.warning("a line")
+    span("open").__enter__()
+    if end == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif end == "raise":
+        sys.exit("on purpose")
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    for end in ("kill", "raise", "return"):
+        child = context.Process(target=work, args=(end,))
+        child.start()
+        child.join()
+    sys.stdout.write(exporter.gather())
+"""
+
+
+@pytest.mark.parametrize(
+    "method", ["fork", *(pytest.param(x, marks=pytest.mark.slow) for x in ("spawn", "forkserver"))]
+)
+def test_multiprocessing(tmp_path: Path, method: str) -> None:
+    """Its children count to the last span, and those that are not killed to the last line of the log."""
+    (tmp_path / "main.py").write_text(CHILDREN)
+    (tmp_path / "shared").mkdir()
+    environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "shared")}
+    command = [sys.executable, str(tmp_path / "main.py"), method]
+    page = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert count(page) == 300
+    assert count(page, "tasks_cancelled_total", "open") == 3
+    assert numbers(page)['async_inspect_events_total{type="log"}'] >= 200
+
+
 def test_open_while_forked(exporter: PrometheusExporter) -> None:
     """A span that is open over a fork is the parent's."""
     with span("outer"):
@@ -984,6 +1028,44 @@ def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             PrometheusExporter(Inspector())
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")
     assert not isinstance(PrometheusExporter(Inspector())._pages._source, Processes)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become somebody else")
+def test_processes_of_other_users(
+    server: str, monkeypatch: pytest.MonkeyPatch, listen: Callable[..., Inspector]
+) -> None:
+    """As where gunicorn's master loads the application as root: who can read a file counts it, and who cannot delete it
+    leaves it there.
+    """
+    become = "os.setgroups([]); os.setgid(65534); os.setuid(65534)"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o1777)
+        monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", name)
+        exporter = PrometheusExporter(listen())
+        master, worker, secret = all_of_them = [Process(server, folder) for _ in range(3)]
+        try:
+            master.do("spans(2); exporter.gather()")
+            worker.do(f"{become}; spans(3)")
+            for page in (exporter.gather(), exporter.gather()):
+                assert count(page) == 5
+            worker.do("page = exporter.gather()")
+            worker.do("assert 'tasks_completed_total{name=\"job\"} 5.0' in page, page")
+            master.kill()
+            for _ in range(2):
+                worker.do("page = exporter.gather()")
+                worker.do("assert 'tasks_completed_total{name=\"job\"} 5.0' in page, page")
+            assert count(exporter.gather()) == 5
+            for _ in range(2):
+                worker.do("page = exporter.gather()")
+                worker.do("assert 'tasks_completed_total{name=\"job\"} 5.0' in page, page")
+            secret.do("os.umask(0o077); spans(7)")
+            worker.do("page = exporter.gather()")
+            worker.do("assert 'tasks_completed_total{name=\"job\"} 5.0' in page, page")
+            assert count(exporter.gather()) == 12
+        finally:
+            for one in all_of_them:
+                one.kill()
 
 
 @pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")
