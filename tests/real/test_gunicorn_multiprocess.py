@@ -1,5 +1,5 @@
-"""Real gunicorn with uvicorn workers under load: whichever worker is asked, its /metrics has the sum over all, to the
-last request that was answered, while workers are killed and replaced.
+"""Real gunicorn and uvicorn under load: whichever worker is asked, its /metrics has the sum over all, to the last
+request that was answered, while workers are killed and replaced.
 """
 
 from __future__ import annotations
@@ -8,17 +8,16 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
+from servers import Load, children, free_port, running, under, until
 
 pytest.importorskip("gunicorn")
 pytest.importorskip("uvicorn_worker")
@@ -26,34 +25,31 @@ pytestmark = [pytest.mark.real, pytest.mark.skipif(sys.platform == "win32", reas
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "many_processes"
 WORKERS = 3
-CLIENTS = 24
-
-
-def until(true: Callable[[], Any], state: Callable[[], Any] = lambda: "") -> None:
-    end = time.monotonic() + 40
-    while not true():
-        assert time.monotonic() < end, f"it did not happen: {state()}"
-        time.sleep(0.02)
+UVICORN = ("-k", "uvicorn_worker.UvicornWorker")
 
 
 class Service:
-    """gunicorn and its workers."""
+    """A server and its workers."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
         self.process = process
         self.port = port
         self.pages: list[dict[str, float]] = []
 
     def workers(self) -> list[int]:
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [int(pid) for pid in children.split()]
+        found = children(self.process.pid)
+        if "uvicorn" in self.process.args:  # type: ignore[operator]
+            # Or else what looks after the semaphores of multiprocessing.
+            found = [pid for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return found
 
     def kill(self, place: int = 0) -> None:
         os.kill(self.workers()[place], signal.SIGKILL)
 
     def page(self) -> str:
         """A page of whichever worker answers; asked again where that one is killed meanwhile."""
-        for _ in range(50):
+        end = time.monotonic() + 40
+        while time.monotonic() < end:
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=20) as answer:
                     return str(answer.read().decode())
@@ -74,71 +70,42 @@ class Service:
         return now
 
 
+#: Plain WSGI, for workers that have no event loop.
+WSGI = """
+import logging, time
+from asyncinspect_logging import AsyncInspectHandler, span
+from asyncinspect_logging.exporters.prometheus import PrometheusExporter
+
+logging.getLogger("asyncinspect").addHandler(AsyncInspectHandler())
+metrics = PrometheusExporter().wsgi_app()
+
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/metrics":
+        return metrics(environ, start_response)
+    with span("request"):
+        time.sleep(0.002)
+    start_response("200 OK", [("content-length", "3")])
+    return [b"ok\\n"]
+"""
+
+
 @contextmanager
-def running(folder: Path, *options: str) -> Iterator[Service]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environment = dict(os.environ, PROMETHEUS_MULTIPROC_DIR=str(folder))
-    command = [sys.executable, "-m", "gunicorn", "shop:app", "--chdir", str(EXAMPLE), "-w", str(WORKERS)]
-    command += ["-c", str(EXAMPLE / "conf.py"), "-k", "uvicorn_worker.UvicornWorker", "-b", f"127.0.0.1:{port}"]
-    with subprocess.Popen([*command, *options], env=environment, stderr=subprocess.DEVNULL) as process:
+def serving(folder: Path, *options: str, server: str = "gunicorn", app: str = "shop:app") -> Iterator[Service]:
+    port = free_port()
+    (folder / "shared").mkdir()
+    (folder / "plain.py").write_text(WSGI)
+    where = str(EXAMPLE if app == "shop:app" else folder)
+    environment = dict(os.environ, PROMETHEUS_MULTIPROC_DIR=str(folder / "shared"))
+    command = [sys.executable, "-m", server, app, *options]
+    if server == "gunicorn":
+        command += ["--chdir", where, "-w", str(WORKERS), "-c", str(EXAMPLE / "conf.py"), "-b", f"127.0.0.1:{port}"]
+    else:
+        command += ["--app-dir", where, "--workers", str(WORKERS), "--port", str(port), "--no-access-log"]
+    with running(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         service = Service(process, port)
-        try:
-            until(lambda: len(service.workers()) == WORKERS)
-            service.page()
-            yield service
-        finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-class Load:
-    """Clients that keep their connections and count what was answered in full, and what was not."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.answered = self.failed = 0
-        self.stop = False
-
-    async def run(self) -> None:
-        await asyncio.gather(*(self._client() for _ in range(CLIENTS)))
-
-    async def _client(self) -> None:
-        while not self.stop:
-            try:
-                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-            except OSError:
-                await asyncio.sleep(0.01)
-                continue
-            try:
-                # Now and then another worker.
-                for _ in range(100):
-                    if self.stop:
-                        break
-                    writer.write(b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n")
-                    await writer.drain()
-                    head = await reader.readuntil(b"\r\n\r\n")
-                    assert head.startswith(b"HTTP/1.1 200"), head
-                    assert await reader.readexactly(3) == b"ok\n"
-                    self.answered += 1
-            except (OSError, asyncio.IncompleteReadError):
-                self.failed += 1
-            finally:
-                writer.close()
-
-
-async def under(load: Load, *steps: Callable[[], Any]) -> None:
-    """Take the steps while the clients are at it."""
-    clients = asyncio.create_task(load.run())
-    for step in steps:
-        await asyncio.sleep(0.4)
-        await asyncio.to_thread(step)
-    await asyncio.sleep(0.4)
-    load.stop = True
-    await clients
+        until(lambda: len(service.workers()) == WORKERS)
+        service.page()
+        yield service
 
 
 COMPLETED = 'async_inspect_tasks_completed_total{name="request"}'
@@ -147,7 +114,7 @@ COMPLETED = 'async_inspect_tasks_completed_total{name="request"}'
 @pytest.mark.parametrize("preload", [False, True])
 def test_killed_and_replaced(tmp_path: Path, preload: bool) -> None:
     """SIGKILL of five workers, and SIGHUP, which replaces all: the sum is that of the answers, and of what was open."""
-    with running(tmp_path, *(["--preload"] if preload else [])) as service:
+    with serving(tmp_path, *UVICORN, *(["--preload"] if preload else [])) as service:
         load, first = Load(service.port), service.workers()
 
         def kill() -> None:
@@ -169,7 +136,7 @@ def test_killed_and_replaced(tmp_path: Path, preload: bool) -> None:
         until(settled, lambda: service.pages[-1])
         # Each of them tells the same.
         pages = [service.scrape() for _ in range(3 * WORKERS)]
-        kept = len(list(tmp_path.glob("asyncinspect-*")))
+        kept = len(list((tmp_path / "shared").glob("asyncinspect-*")))
     now = pages[-1]
     completed, cancelled = now[COMPLETED], now[COMPLETED.replace("completed", "cancelled")]
     print(f"answered {load.answered}, broken off {load.failed}, completed {completed}, cancelled {cancelled}")
@@ -184,3 +151,59 @@ def test_killed_and_replaced(tmp_path: Path, preload: bool) -> None:
     assert completed <= now["shop_orders_total"] <= completed + cancelled
     # Three files a worker, one for those that are gone, and the one of a preloading master.
     assert kept <= 3 * WORKERS + 1 + 3
+
+
+@pytest.mark.parametrize(
+    ("server", "app", "options"),
+    [
+        pytest.param("gunicorn", "plain:app", ("-k", "sync"), id="sync"),
+        pytest.param("gunicorn", "plain:app", ("-k", "gthread", "--threads", "4"), id="gthread"),
+        pytest.param("uvicorn", "shop:app", (), id="uvicorn"),
+    ],
+)
+def test_other_servers(tmp_path: Path, server: str, app: str, options: tuple[str, ...]) -> None:
+    """The same with gunicorn's own workers, one and several threads each, and with the processes of uvicorn."""
+    with serving(tmp_path, *options, server=server, app=app) as service:
+        load, first = Load(service.port), service.workers()
+
+        def kill() -> None:
+            service.scrape()
+            service.kill()
+            service.scrape()
+
+        def replace() -> None:
+            service.process.send_signal(signal.SIGHUP)
+            service.scrape()
+
+        asyncio.run(under(load, kill, replace, service.scrape, kill, service.scrape, apart=1.0))
+        until(lambda: not set(first) & set(service.workers()) and len(service.workers()) == WORKERS)
+        until(lambda: not service.scrape()["async_inspect_active_tasks"], lambda: service.pages[-1])
+        pages = [service.scrape() for _ in range(3 * WORKERS)]
+    check(load, pages)
+
+
+def test_workers_that_retire(tmp_path: Path) -> None:
+    """Each worker ends by itself after some hundred requests, and leaves neither a gap nor a file."""
+    with serving(tmp_path, *UVICORN, "--max-requests", "300", "--max-requests-jitter", "100") as service:
+        load, seen = Load(service.port), set(service.workers())
+
+        def look() -> None:
+            seen.update(service.workers())
+            service.scrape()
+
+        asyncio.run(under(load, *[look] * 8))
+        until(lambda: not service.scrape()["async_inspect_active_tasks"], lambda: service.pages[-1])
+        pages = [service.scrape() for _ in range(3 * WORKERS)]
+        kept = len(list((tmp_path / "shared").glob("asyncinspect-*.counts")))
+    check(load, pages)
+    assert len(seen) > 2 * WORKERS
+    assert kept <= 2 * WORKERS
+
+
+def check(load: Load, pages: list[dict[str, float]]) -> None:
+    """Each page tells what was answered, and of what was broken off what was completed before."""
+    completed = pages[-1][COMPLETED]
+    print(f"answered {load.answered}, broken off {load.failed}, completed {completed}")
+    assert {page[COMPLETED] for page in pages} == {completed}
+    assert load.answered > 300
+    assert load.answered <= completed <= load.answered + load.failed

@@ -13,12 +13,12 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
+from servers import Load, children, free_port, running, under, until
 
 pytest.importorskip("gunicorn")
 pytest.importorskip("uvicorn_worker")
@@ -26,36 +26,13 @@ pytestmark = [pytest.mark.real, pytest.mark.skipif(sys.platform == "win32", reas
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "sidecar"
 WORKERS = 3
-CLIENTS = 24
-
-
-def until(true: Callable[[], Any], state: Callable[[], Any] = lambda: "") -> None:
-    end = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < end, f"it did not happen: {state()}"
-        time.sleep(0.02)
-
-
-@contextmanager
-def running(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(command, text=True, **options) as process:
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                try:
-                    process.wait(20)
-                except subprocess.TimeoutExpired:
-                    process.kill()
 
 
 class Service:
     """gunicorn and its workers."""
 
     def __init__(self, stack: ExitStack, folder: Path, mode: str, preload: bool) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         # Room for what comes while the sidecar is away, at several thousand requests a second.
         environment = dict(os.environ, SIDECAR_LOGS=str(folder), SIDECAR_CAPACITY="200000")
         if mode == "socket":
@@ -76,39 +53,7 @@ class Service:
         return True
 
     def workers(self) -> list[int]:
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [int(pid) for pid in children.split()]
-
-
-class Load:
-    """Clients that keep their connections and count what was answered in full, and what was not."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.answered = self.failed = 0
-        self.stop = False
-
-    async def run(self) -> None:
-        await asyncio.gather(*(self._client() for _ in range(CLIENTS)))
-
-    async def _client(self) -> None:
-        while not self.stop:
-            try:
-                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-            except OSError:
-                await asyncio.sleep(0.01)
-                continue
-            try:
-                while not self.stop:
-                    writer.write(b"GET /x HTTP/1.1\r\nhost: x\r\n\r\n")
-                    head = await reader.readuntil(b"\r\n\r\n")
-                    assert head.startswith(b"HTTP/1.1 200"), head
-                    assert await reader.readexactly(3) == b"ok\n"
-                    self.answered += 1
-            except (OSError, asyncio.IncompleteReadError):
-                self.failed += 1
-            finally:
-                writer.close()
+        return children(self.process.pid)
 
 
 class Metrics:
@@ -163,18 +108,7 @@ def everything(
         metrics = Metrics(command)
         metrics.process = metrics.start(stack)  # type: ignore[attr-defined]
         service = Service(stack, folder, mode, preload)
-        yield service, Load(service.port), metrics, stack
-
-
-async def under(load: Load, *steps: Callable[[], Any]) -> None:
-    """Take the steps while the clients are at it, some time apart."""
-    running = asyncio.create_task(load.run())
-    for step in steps:
-        await asyncio.sleep(1.0)
-        await asyncio.to_thread(step)
-    await asyncio.sleep(1.0)
-    load.stop = True
-    await running
+        yield service, Load(service.port, keep=sys.maxsize), metrics, stack
 
 
 def report(mode: str, load: Load, now: dict[str, float]) -> None:
@@ -195,6 +129,7 @@ def test_workers_that_end(tmp_path: Path, mode: str, preload: bool) -> None:
                 lambda: service.process.send_signal(signal.SIGHUP),
                 metrics.scrape,
                 lambda: os.kill(service.workers()[-1], signal.SIGTERM),
+                apart=1.0,
             )
         )
         until(lambda: not before & set(service.workers()))
@@ -214,7 +149,7 @@ def test_workers_that_are_killed_with_files(tmp_path: Path) -> None:
     with everything(tmp_path, "files") as (service, load, metrics, _):
         killed = []
         for_each = [lambda: killed.append(service.workers()[0]) or os.kill(killed[-1], signal.SIGKILL)] * 3
-        asyncio.run(under(load, *for_each))
+        asyncio.run(under(load, *for_each, apart=1.0))
         now = metrics.settled(load.answered)
     report("files", load, now)
     assert len(set(killed)) == 3
@@ -228,7 +163,7 @@ def test_workers_that_are_killed_with_sockets(tmp_path: Path) -> None:
     """SIGKILL takes along what was in the worker's queue: some milliseconds of it, and nothing stays open."""
     with everything(tmp_path, "socket") as (service, load, metrics, _):
         kills = [lambda: os.kill(service.workers()[0], signal.SIGKILL)] * 3
-        asyncio.run(under(load, *kills))
+        asyncio.run(under(load, *kills, apart=1.0))
         now = metrics.settled()
     report("socket", load, now)
     lost = load.answered - now["tasks_completed_total"]
@@ -253,7 +188,7 @@ def test_a_sidecar_that_is_killed(tmp_path: Path, mode: str) -> None:
             metrics.seen.clear()
             until(lambda: metrics.scrape().get("tasks_total", 0) >= reached.get("tasks_total", 0))
 
-        asyncio.run(under(load, again, again))
+        asyncio.run(under(load, again, again, apart=1.0))
         now = metrics.settled(load.answered)
     report(mode, load, now)
     assert now["tasks_completed_total"] == load.answered

@@ -10,13 +10,13 @@ import re
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import free_port, running, until
 
 from asyncinspect_logging import Inspector, span
 from asyncinspect_logging.exporters.statsd import StatsdExporter
@@ -24,6 +24,7 @@ from asyncinspect_logging.exporters.statsd import StatsdExporter
 pytest.importorskip("statsd")
 pytestmark = pytest.mark.real
 
+QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -33,39 +34,12 @@ def missing(what: str) -> None:
     pytest.skip(what)
 
 
-def until(true: Callable[[], Any], state: Callable[[], Any] = lambda: "") -> None:
-    end = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < end, f"it did not happen: {state()}"
-        time.sleep(0.05)
-
-
-def free_port(kind: int) -> int:
-    with socket.socket(socket.AF_INET, kind) as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
-@contextmanager
-def running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                try:
-                    process.wait(10)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-
-
 class Reference:
     """The reference server: started, asked and killed."""
 
     def __init__(self, script: str, folder: Path) -> None:
         self.folder = folder
-        self.port, self.management = free_port(socket.SOCK_DGRAM), free_port(socket.SOCK_STREAM)
+        self.port, self.management = free_port(socket.SOCK_DGRAM), free_port()
         self.path = str(folder / "stream.sock")
         servers = [
             {"server": "./servers/udp", "address": "127.0.0.1", "port": self.port},
@@ -77,9 +51,9 @@ class Reference:
         self.command = [shutil.which("node") or "node", script, str(folder / "config.js")]
 
     @contextmanager
-    def up(self) -> Iterator[subprocess.Popen[bytes]]:
+    def up(self) -> Iterator[subprocess.Popen[str]]:
         Path(self.path).unlink(missing_ok=True)
-        with running(self.command) as process:
+        with running(self.command, **QUIET) as process:
             until(self.answers)
             yield process
 
@@ -244,7 +218,7 @@ def test_collectd(tmp_path: Path, listen: Callable[..., Inspector]) -> None:
     def last(name: str) -> float:
         return max((float(row[1]) for row in rows(name)), default=0.0)
 
-    with running([str(program), "-f", "-C", str(tmp_path / "conf")]):
+    with running([str(program), "-f", "-C", str(tmp_path / "conf")], **QUIET):
         until(bound)
         with StatsdExporter(inspector, f"127.0.0.1:{port}", sample_rate=0.5) as exporter:
             asyncio.run(work(300))
