@@ -41,9 +41,15 @@ PROGRAMS = {
     "npm": "npm",
     "prometheus-pushgateway": "prometheus-pushgateway",
     "collectd": "collectd-core",
+    "systemd-analyze": "systemd",
 }
 #: What they run in Node.js, by package and version.
-NODE_PACKAGES = {"statsd": "0.9.0"}
+NODE_PACKAGES = {
+    "statsd": "0.9.0",
+    # The schemas of Kubernetes and of the Prometheus operator.
+    "kubernetes-models": "5.1.0",
+    "@kubernetes-models/prometheus-operator": "6.0.0",
+}
 _NPM_TIMEOUT = 60  # seconds
 
 
