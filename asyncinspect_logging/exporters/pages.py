@@ -125,6 +125,11 @@ class PageMaker:
         self._failing = False
         self.begin()
 
+    @property
+    def failing(self) -> bool:
+        """Whether the last page could not be made."""
+        return self._failing
+
     def begin(self) -> None:
         """Start without a page, and with locks that nobody holds: at first, and in the child of a fork."""
         self._lock = threading.RLock()
