@@ -37,6 +37,7 @@ PACKAGE = ROOT / "asyncinspect_logging"
 PROGRAMS = {
     "redis-server": "redis-server",
     "prometheus": "prometheus",
+    "prometheus-alertmanager": "prometheus-alertmanager",
     "node": "nodejs",
     "npm": "npm",
     "prometheus-pushgateway": "prometheus-pushgateway",

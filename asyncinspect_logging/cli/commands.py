@@ -25,6 +25,7 @@ _MODULES: Final = {
     "graph": "graph",
     "diff": "diff",
     "check": "check",
+    "rules": "rules",
     "info": "about",
     "config": "settings",
     "version": "about",
