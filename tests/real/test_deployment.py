@@ -265,7 +265,7 @@ def test_the_service_of_compose_counts_its_load(compose: dict[str, Any]) -> None
         with urllib.request.urlopen(metrics, timeout=10) as response:
             page = response.read().decode()
     name = '{name="GET /orders/{order}"}'
-    counted = {line.partition(" ")[0]: float(line.rpartition(" ")[2]) for line in page.splitlines() if line[0] != "#"}
+    counted = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in page.splitlines() if line[0] != "#"}
     assert counted[f"async_inspect_tasks_failed_total{name}"] >= 1
     assert counted[f"async_inspect_tasks_completed_total{name}"] >= 20
 
