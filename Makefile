@@ -22,7 +22,7 @@ find_python = python=$$(PYTHON="$(PYTHON)" tools/python.sh)
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint suite test-all bench transparency fuzz setup clean
+.PHONY: help demo test check lint audit suite test-all bench transparency fuzz setup clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -40,11 +40,17 @@ test: lint ## everything: lint, all tests with branch coverage, the real Prometh
 check: setup ## the quick part of the tests
 	$(PYTEST) -n 2 -m "not real and not slow" $(ARGS)
 
-lint: setup ## ruff and mypy
+lint: setup ## ruff, mypy and bandit
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/mypy --strict examples tools
+	$(VENV)/bin/bandit -q -c pyproject.toml -r asyncinspect_logging
+
+# Asks PyPI's database of vulnerabilities, or OSV's, about each package that is installed here.
+audit: ## known vulnerabilities of what the package and its tests need; takes the network
+	@set -e; $(find_python); $(call setup,$(VENV),audit test lint)
+	$(VENV)/bin/pip-audit --progress-spinner off --skip-editable
 
 suite: setup
 	$(PYTEST) $(ARGS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import Context
 from typing import Final
 
@@ -23,8 +23,11 @@ _FRAMES: Final = 3
 class _Making:
     """One page being made, in a thread of its own, which may not come back."""
 
-    def __init__(self, pages: Pages, openmetrics: bool, compress: bool, names: Sequence[str]) -> None:
+    def __init__(
+        self, pages: Pages, over: Callable[[_Making], None], openmetrics: bool, compress: bool, names: Sequence[str]
+    ) -> None:
         self._pages = pages
+        self._over = over
         self._asked = (openmetrics, compress, names)
         self.page: bytes | None = None
         self.error: BaseException | None = None
@@ -37,6 +40,8 @@ class _Making:
             self.page = self._pages.serve(openmetrics=openmetrics, compress=compress, names=names)
         except BaseException as error:
             self.error = error
+        finally:
+            self._over(self)
 
 
 class Bounded:
@@ -59,18 +64,16 @@ class Bounded:
     @property
     def is_overdue(self) -> bool:
         """Whether some page has been in the making for longer than `limit`."""
-        self._collect()
         latest = time.monotonic() - self.limit
         return any(making.began < latest for making in list(self._making))
 
     def serve(self, *, openmetrics: bool, compress: bool, names: Sequence[str]) -> bytes:
         """See `Pages`. Raises Overdue where that takes too long."""
         until = time.monotonic() + self.limit
-        self._collect()
         free = self._free
         if not free.acquire(blocking=False) and (self.is_overdue or not free.acquire(timeout=self.limit)):
             raise Overdue
-        making = _Making(self._pages, openmetrics, compress, names)
+        making = _Making(self._pages, self._forget, openmetrics, compress, names)
         self._making[making] = free
         try:
             making.thread.start()
@@ -81,20 +84,13 @@ class Bounded:
         if making.thread.is_alive():
             self._tell(making)
             raise Overdue
-        self._forget(making)
         if making.error is not None:
             raise making.error
         assert making.page is not None
         return making.page
 
-    def _collect(self) -> None:
-        """Forget those that came back after all."""
-        for making in list(self._making):
-            if making.thread.ident is not None and not making.thread.is_alive():
-                self._forget(making)
-
     def _forget(self, making: _Making) -> None:
-        # Whoever takes it out gives its place back: that happens once.
+        # In the child of a fork it is none of ours any more.
         free = self._making.pop(making, None)
         if free is not None:
             free.release()

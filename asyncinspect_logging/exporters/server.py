@@ -43,7 +43,7 @@ _LINGER: Final = 1 << 20
 _MAX_CONNECTIONS: Final = 64
 #: Seconds between two connections that others had to make room for: a flood of them costs that much and no more, and
 #: each has the time in which this many come to say what it wants.
-_PACE: Final = 0.005
+_PACE: Final = 0.002
 #: Bytes of answers that are being sent, beyond which the slowest client is let go; and seconds after which one is slow.
 _MAX_SENDING: Final = 64 << 20
 _SLOW: Final = 2.0
