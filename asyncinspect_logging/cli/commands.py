@@ -26,6 +26,7 @@ _MODULES: Final = {
     "diff": "diff",
     "check": "check",
     "rules": "rules",
+    "backtest": "backtest",
     "info": "about",
     "config": "settings",
     "version": "about",
