@@ -131,6 +131,33 @@ def test_kubernetes_objects_fit_each_other(name: str) -> None:
             assert given == [f"0.0.0.0:{ports['metrics']}"]
 
 
+def test_the_rules_as_an_object_of_the_operator() -> None:
+    """What docs/deployment.md has one print is a PrometheusRule."""
+    text = (ROOT / "docs" / "deployment.md").read_text("utf-8")
+    (script,) = re.findall(r"^```sh\n({\n.*?)kubectl.*?^```", text, re.MULTILINE | re.DOTALL)
+    script = script.replace("asyncinspect rules", f"'{sys.executable}' -m asyncinspect_logging rules")
+    (rules,) = yaml.safe_load_all(run("sh", "-c", script.replace("> prometheusrule.yaml", "")))
+    assert rules["kind"] == "PrometheusRule"
+    assert len(rules["spec"]["groups"]) == 2
+    assert check_objects([rules]) == [[]]
+
+
+def test_the_sidecar_of_the_pod_is_ready(tmp_path: Path) -> None:
+    """Started as the pod does, it answers the probes, and Prometheus."""
+    (pod,) = (each["spec"]["template"]["spec"] for each in objects_of(OPS / "kubernetes" / "sidecar.yaml"))
+    (sidecar,) = pod["initContainers"]
+    _, *arguments = sidecar["args"]
+    arguments = [each.replace("/logs/", f"{tmp_path}/") for each in arguments if "--address" not in each]
+    command = [sys.executable, "-m", "asyncinspect_logging", *arguments, "--address=127.0.0.1:0"]
+    probes = [sidecar[probe]["httpGet"]["path"] for probe in sidecar if probe.endswith("Probe")]
+    assert {*probes} == {"/-/ready", "/-/healthy"}
+    with started(*command, env={}) as wait_for:
+        address = wait_for(r"Metrics at (http://[^/]+)")
+        for path in *probes, "/metrics":
+            with urllib.request.urlopen(address + path, timeout=10) as response:
+                assert response.status == 200
+
+
 # -- Compose ---------------------------------------------------------------------------------------------------------
 
 
@@ -343,8 +370,35 @@ def test_the_configurations_in_the_docs(text: str, promtool: str, tmp_path: Path
     file.write_text(text, "utf-8")
     keys = {*content} if isinstance(content, dict) else set()
     if keys & {"global", "scrape_configs", "remote_write", "rule_files"}:
-        for rules in content.pop("rule_files", []):
-            (tmp_path / rules).write_text("groups: []\n", "utf-8")
+        for job in content.get("scrape_configs", []):
+            # Debian's Prometheus is built without discovery by Kubernetes.
+            found = job.pop("kubernetes_sd_configs", [])
+            assert {each["role"] for each in found} <= {"pod", "endpoints", "endpointslice", "service", "node"}
+        content["rule_files"] = [Path(rules).name for rules in content.get("rule_files", [])]
+        for rules in content["rule_files"]:
+            (tmp_path / rules.replace("*", "all")).write_text("groups: []\n", "utf-8")
+        file.write_text(yaml.safe_dump(content), "utf-8")
         assert "is valid prometheus config" in run(promtool, "check", "config", file)
     elif keys == {"groups"}:
         run(promtool, "check", "rules", file)
+    elif "apiVersion" in keys:
+        assert check_objects([content]) == [[]]
+    elif "receivers" in keys:
+        check_collector(content, promtool, tmp_path)
+    else:
+        pytest.fail("nothing checks this block")
+
+
+def check_collector(config: dict[str, Any], promtool: str, folder: Path) -> None:
+    """Every part of a pipeline of the OpenTelemetry Collector is one that is configured, and the other way round; the
+    configuration inside its Prometheus receiver, in which it has `$$` for `$`, is one of Prometheus.
+    """
+    pipelines = config["service"]["pipelines"].values()
+    for kind in "receivers", "processors", "exporters":
+        assert {part for pipeline in pipelines for part in pipeline.get(kind, [])} == {*config.get(kind, {})}, kind
+    assert {*config["service"].get("extensions", [])} == {*config.get("extensions", {})}
+    for name, receiver in config["receivers"].items():
+        if name.partition("/")[0] == "prometheus":
+            file = folder / "receiver.yml"
+            file.write_text(yaml.safe_dump(receiver["config"]).replace("$$", "$"), "utf-8")
+            assert "is valid prometheus config" in run(promtool, "check", "config", file)
