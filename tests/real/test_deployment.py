@@ -349,6 +349,17 @@ def test_systemd_units_start_what_there_is() -> None:
         assert "\nEnvironment=ASYNC_INSPECT_METRICS_PORT=127.0.0.1:9464\n" in unit.read_text("utf-8")
 
 
+def test_the_units_in_the_docs(tmp_path: Path) -> None:
+    """What the page has one add to a unit, systemd-analyze takes."""
+    text = (ROOT / "docs" / "deployment.md").read_text("utf-8")
+    blocks = re.findall(r"^```ini\n(\[Service\]\n.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert blocks
+    for number, block in enumerate(blocks):
+        unit = tmp_path / f"of-the-docs-{number}.service"
+        unit.write_text(f"{block}ExecStart={sys.executable}\n", "utf-8")
+        assert run(tool("systemd-analyze"), "verify", "--man=no", unit) == ""
+
+
 # -- the configurations in the docs ----------------------------------------------------------------------------------
 
 
