@@ -27,6 +27,7 @@ _MODULES: Final = {
     "check": "check",
     "rules": "rules",
     "backtest": "backtest",
+    "dashboard": "dashboard",
     "info": "about",
     "config": "settings",
     "version": "about",

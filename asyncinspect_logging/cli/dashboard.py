@@ -1,0 +1,41 @@
+"""`dashboard`: the Grafana dashboard."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+__all__ = ["dashboard"]
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  asyncinspect dashboard > dashboard.json
+  asyncinspect dashboard --title "Shop" --uid shop-tasks --job shop -o dashboard.json
+  asyncinspect dashboard --name-label task_name          # as PrometheusExporter(name_label=...)
+"""
+)
+@click.option("--title", metavar="TEXT", help="Title of the dashboard.")
+@click.option("--uid", metavar="UID", help="Its uid: Grafana replaces the dashboard that has the same.")
+@click.option("--datasource", metavar="UID", help="The Prometheus that is chosen at first: its uid in Grafana.")
+@click.option("--job", metavar="JOB", help="The job that is chosen at first.")
+@click.option(
+    "--name-label", metavar="LABEL", default="name", show_default=True, help="The label with the span's name."
+)
+@click.option("-o", "--output", default="-", show_default=True, metavar="FILE", help="The file, which is replaced.")
+def dashboard(
+    title: str | None, uid: str | None, datasource: str | None, job: str | None, name_label: str, output: str
+) -> None:
+    """Print the Grafana dashboard, as JSON to import or to provision."""
+    from ..exporters.writing import to_path
+    from ..ops.dashboard import dashboard as made
+
+    document = made(title=title, uid=uid, datasource=datasource, job=job, name_label=name_label)
+    text = json.dumps(document, indent=2, sort_keys=True) + "\n"
+    if output == "-":
+        click.echo(text, nl=False)
+    else:
+        to_path([text.encode()], Path(output))

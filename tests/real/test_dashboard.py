@@ -1,0 +1,395 @@
+"""The dashboard on a real Prometheus that scrapes two processes of a real service: every panel has data, and the right
+data; and it is drawn, with Grafana's own components in a real browser.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple, NoReturn
+
+import drawing
+import pytest
+from grafana import ALL, Asked, ask, filled, queries
+
+from asyncinspect_logging.ops.dashboard import dashboard
+
+pytestmark = pytest.mark.real
+
+ROOT = Path(__file__).resolve().parents[2]
+SHOP = ROOT / "tests" / "shared" / "shop.py"
+#: Seconds of traffic. The picture in the docs is of five minutes.
+BUSY = float(os.environ.get("ASYNC_INSPECT_DASHBOARD_SECONDS", "15"))
+DASHBOARD = dashboard()
+SHOWN = {"datasource": "Prometheus", "job": "All", "instance": "All", "name": "All"}
+QUERIES = list(queries(DASHBOARD))
+
+Totals = dict[str, Any]
+Values = dict[tuple[str, ...], float]
+
+
+def missing(what: str) -> NoReturn:
+    if os.environ.get("CI", "").lower() in {"true", "1"}:
+        pytest.fail(f"{what}, and CI accepts no skip for it")
+    pytest.skip(what)
+
+
+class Shop:
+    """A process of the service."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        assert process.stdout is not None
+        self.port = int(process.stdout.readline())
+
+    def tell(self, command: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(command + "\n")
+        self.process.stdin.flush()
+
+    def answer(self) -> Totals:
+        assert self.process.stdout is not None
+        found: Totals = json.loads(self.process.stdout.readline())
+        return found
+
+
+class Seen(NamedTuple):
+    """Prometheus, the totals of the processes before and after the traffic, and from when to when that was."""
+
+    address: str
+    before: list[Totals]
+    after: list[Totals]
+    ports: list[int]
+    busy_until: float
+    start: float
+    end: float
+
+    @property
+    def span(self) -> float:
+        return self.end - self.start
+
+    def values(self, asked: Asked, at: float | None = None, **variables: str) -> Values:
+        """What a query gives at the end, by its labels, those of the panel's legend."""
+        promql = filled(asked.target["expr"], ALL | variables, span=self.span, rate=self.span)
+        found = ask(self.address, promql, self.end if at is None else at)
+        return {
+            tuple(value for label, value in sorted(one["metric"].items()) if label != "__name__"): float(
+                one["value"][1]
+            )
+            for one in found
+        }
+
+
+@pytest.fixture(scope="module")
+def seen(needs_prometheus: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
+    """Nothing happens at the first scrapes and the last, so that all of the traffic is between two of them."""
+    with ExitStack() as stack:
+        server = stack.enter_context(needs_prometheus.Prometheus(tmp_path_factory.mktemp("prometheus")))
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, str(SHOP)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+                )
+            )
+            for _ in range(2)
+        ]
+        for process in processes:
+            stack.callback(process.kill)
+        shops = [Shop(process) for process in processes]
+        for number, shop in enumerate(shops):
+            server.add_target(f"shop-{number}", f"127.0.0.1:{shop.port}")
+
+        def together(*commands: str) -> list[list[Totals]]:
+            for shop in shops:
+                for command in commands:
+                    shop.tell(command)
+            return [[shop.answer() for shop in shops] for _ in commands]
+
+        def scraped(after: float) -> None:
+            for number in range(len(shops)):
+                server.wait_for_scrape(f"shop-{number}", after=after)
+
+        scraped(0)
+        (before,) = together("snapshot")
+        scraped(time.time())
+        start = time.time() - 1
+        together(f"busy {BUSY / 2}", "deadlock", f"busy {BUSY / 2}")
+        busy_until = time.time()
+        # One task holds each loop, so that a scrape sees it.
+        together("hold 60")
+        (after,) = together("snapshot")
+        scraped(time.time())
+        end = time.time()
+        yield Seen(server.address, before, after, [shop.port for shop in shops], busy_until, start, end)
+
+
+# -- what the panels are to show, from the totals of the processes --------------------------------------------------
+
+
+def increase(seen: Seen, of: Callable[[Totals], Mapping[Any, float]]) -> dict[Any, float]:
+    """By how much a total has grown, all processes together."""
+    grown: dict[Any, float] = {}
+    for sign, totals in ((-1, seen.before), (1, seen.after)):
+        for one in totals:
+            for key, value in of(one).items():
+                grown[key] = grown.get(key, 0.0) + sign * value
+    return grown
+
+
+def sums(seen: Seen, of: Callable[[Totals], Mapping[Any, float]]) -> dict[Any, float]:
+    found: dict[Any, float] = {}
+    for one in seen.after:
+        for key, value in of(one).items():
+            found[key] = found.get(key, 0.0) + value
+    return found
+
+
+def by_name(field: str) -> Callable[[Totals], dict[str, float]]:
+    return lambda totals: {name: view[field] for name, view in totals["names"].items()}
+
+
+def in_all(field: str) -> Callable[[Totals], dict[str, float]]:
+    return lambda totals: {"": sum(view[field] for view in totals["names"].values())}
+
+
+def whole(field: str) -> Callable[[Totals], dict[str, float]]:
+    return lambda totals: totals[field]  # type: ignore[no-any-return]
+
+
+def lints(totals: Totals) -> dict[tuple[str, str], float]:
+    return {(lint, name): count for lint, name, count in totals["lints"]}
+
+
+def buckets(one: Mapping[str, Any], key: str = "") -> dict[Any, float]:
+    """Of a histogram: observations in each bucket, by its upper bound."""
+    return {(key, bound): count for bound, count in zip([*one["bounds"], math.inf], one["counts"], strict=True)}
+
+
+def durations(totals: Totals) -> dict[Any, float]:
+    """Of tasks that completed or failed, by name and bucket."""
+    found: dict[Any, float] = {}
+    for name, view in totals["names"].items():
+        for state in {"completed", "failed"} & set(view["durations"]):
+            for key, count in buckets(view["durations"][state], name).items():
+                found[key] = found.get(key, 0.0) + count
+    return found
+
+
+def of_names(field: str) -> Callable[[Totals], dict[Any, float]]:
+    def get(totals: Totals) -> dict[Any, float]:
+        return {
+            key: count for name, view in totals["names"].items() for key, count in buckets(view[field], name).items()
+        }
+
+    return get
+
+
+def quantile(counts: Mapping[Any, float], q: float, name: str | None = None) -> float:
+    """As Prometheus has it: straight lines between the bounds, and never above the largest."""
+    found: dict[float, float] = {}
+    for (key, bound), count in counts.items():
+        if name is None or key == name:
+            found[bound] = found.get(bound, 0.0) + count
+    total = sum(found.values())
+    rank, below, lower = q * total, 0.0, 0.0
+    for bound in sorted(found):
+        if below + found[bound] >= rank and found[bound]:
+            return lower if bound == math.inf else lower + (bound - lower) * (rank - below) / found[bound]
+        below += found[bound]
+        lower = bound if bound != math.inf else lower
+    return math.nan
+
+
+def top(values: Mapping[str, float], count: int = 10) -> dict[str, float]:
+    return dict(sorted(((k, v) for k, v in values.items() if v > 0), key=lambda item: -item[1])[:count])
+
+
+def per_second(seen: Seen, of: Callable[[Totals], Mapping[Any, float]]) -> dict[Any, float]:
+    return {key: value / seen.span for key, value in increase(seen, of).items()}
+
+
+OUTCOMES = ("completed", "failed", "cancelled")
+
+
+def ended(seen: Seen) -> dict[str, float]:
+    return {outcome: increase(seen, in_all(outcome))[""] for outcome in OUTCOMES}
+
+
+def loop_lag(totals: Totals) -> dict[Any, float]:
+    return buckets(totals["loop_lag"])
+
+
+def lag_of_each(seen: Seen, q: float) -> list[float]:
+    return [
+        quantile({key: count - loop_lag(before)[key] for key, count in loop_lag(after).items()}, q)
+        for before, after in zip(seen.before, seen.after, strict=True)
+    ]
+
+
+def long_polls(totals: Totals) -> dict[str, float]:
+    return {
+        name: sum(count for (_, bound), count in buckets(view["poll_durations"]).items() if bound > 0.1)
+        for name, view in totals["names"].items()
+    }
+
+
+def poll_counts(seen: Seen) -> dict[str, float]:
+    """Cumulative, as it is asked for; Grafana takes the difference."""
+    found: dict[float, float] = {}
+    for (_, bound), count in increase(seen, of_names("poll_counts")).items():
+        found[bound] = found.get(bound, 0.0) + count
+    below = 0.0
+    cumulative = {}
+    for bound in sorted(found):
+        below += found[bound]
+        cumulative["+Inf" if bound == math.inf else f"{bound:.1f}"] = below
+    return cumulative
+
+
+def mean_durations(seen: Seen) -> dict[str, float]:
+    def both(totals: Totals) -> dict[Any, float]:
+        found: dict[Any, float] = {}
+        for name, view in totals["names"].items():
+            for state in {"completed", "failed"} & set(view["durations"]):
+                one = view["durations"][state]
+                for key, value in (("sum", one["sum"]), ("count", sum(one["counts"]))):
+                    found[name, key] = found.get((name, key), 0.0) + value
+        return found
+
+    grown = increase(seen, both)
+    return {
+        name: grown[name, "sum"] / grown[name, "count"] for name, key in grown if key == "count" and grown[name, key]
+    }
+
+
+def counts_of(seen: Seen) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for (name, _), count in increase(seen, durations).items():
+        found[name] = found.get(name, 0.0) + count
+    return {name: count for name, count in found.items() if count}
+
+
+def quantiles(seen: Seen, q: float) -> dict[str, float]:
+    grown = increase(seen, durations)
+    return {name: quantile(grown, q, name) for name in counts_of(seen)}
+
+
+#: What a query gives, from the totals; exactly so, or within some per cent, since `rate()` guesses what was between the
+#: ends of the range and the scrapes next to them.
+EXACT: dict[str, Callable[[Seen], Mapping[Any, float]]] = {
+    "Processes A": lambda seen: {"": len(seen.after)},
+    "Total tasks A": lambda seen: sums(seen, in_all("spawned")),
+    "Active tasks A": lambda seen: sums(seen, in_all("live")),
+    "Deadlock count A": lambda seen: {"": sum(one["deadlocks"] for one in seen.after)},
+    "Findings A": lambda seen: {"": sum(sums(seen, lints).values())},
+    "Running tasks A": lambda seen: {"": sums(seen, whole("states"))["running"]},
+    "Running tasks B": lambda seen: {"": sums(seen, whole("states"))["pending"]},
+    "Blocked tasks A": lambda seen: {"": sums(seen, whole("states"))["blocked"]},
+    "Blocked tasks B": lambda seen: sums(seen, in_all("live")),
+    "Live tasks by state A": lambda seen: {
+        state: sums(seen, whole("states"))[state] for state in ("pending", "running", "blocked")
+    },
+    "Live tasks by name A": lambda seen: top(sums(seen, by_name("live"))),
+    "Findings over time A": lambda seen: by_lint(seen),
+    "Findings over time B": lambda seen: {"": sum(one["deadlocks"] for one in seen.after)},
+    "Findings by name A": lambda seen: sums(seen, lints),
+}
+CLOSE: dict[str, Callable[[Seen], Mapping[Any, float]]] = {
+    "Task creation rate A": lambda seen: per_second(seen, in_all("spawned")),
+    "Failed tasks A": lambda seen: {"": ended(seen)["failed"] / sum(ended(seen).values())},
+    "Loop lag A": lambda seen: {"": max(lag_of_each(seen, 0.99))},
+    "Task duration A": lambda seen: {"": quantile(increase(seen, durations), 0.5)},
+    "Task duration B": lambda seen: {"": quantile(increase(seen, durations), 0.95)},
+    "Task duration C": lambda seen: {"": quantile(increase(seen, durations), 0.99)},
+    "Slowest tasks A": lambda seen: top(quantiles(seen, 0.99)),
+    "Slowest tasks B": lambda seen: quantiles(seen, 0.5),
+    "Slowest tasks C": mean_durations,
+    "Slowest tasks D": counts_of,
+    "Poll count distribution A": poll_counts,
+    "Completed and failed A": lambda seen: {"": ended(seen)["completed"] / seen.span},
+    "Completed and failed B": lambda seen: {"": ended(seen)["failed"] / seen.span},
+    "Completed and failed C": lambda seen: {"": ended(seen)["cancelled"] / seen.span},
+    "Failed tasks by name A": lambda seen: top(per_second(seen, by_name("failed"))),
+    "Event rate by type A": lambda seen: per_second(seen, whole("events")),
+    "Polls per wake A": lambda seen: {
+        "": increase(seen, whole("events"))["poll"] / increase(seen, whole("events"))["wake"]
+    },
+    "Spawn rate A": lambda seen: {"": per_second(seen, whole("events"))["spawn"]},
+    "Spawn rate B": lambda seen: {"": per_second(seen, whole("events"))["drop"]},
+    "Loop lag and queueing A": lambda seen: {
+        f"127.0.0.1:{port}": lag for port, lag in zip(seen.ports, lag_of_each(seen, 0.99), strict=True)
+    },
+    "Loop lag and queueing B": lambda seen: {"": quantile(increase(seen, loop_lag), 0.5)},
+    "Loop lag and queueing C": lambda seen: {"": quantile(increase(seen, of_names("scheduled_delays")), 0.95)},
+    "Long polls A": lambda seen: top({name: 60 * v for name, v in per_second(seen, long_polls).items()}),
+    "Loop time by name A": lambda seen: top(per_second(seen, by_name("busy"))),
+    "Drops A": lambda seen: {reason: 60 * v for reason, v in per_second(seen, whole("dropped")).items()},
+    "Memory of the inspector A": lambda seen: sums(seen, whole("memory")),
+}
+
+
+def by_lint(seen: Seen) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for (lint, _), count in sums(seen, lints).items():
+        found[lint] = found.get(lint, 0.0) + count
+    return found
+
+
+def labelled(values: Mapping[Any, float]) -> Values:
+    """With the values of labels as keys, in the order of the labels' names."""
+    return {key if isinstance(key, tuple) else (key,) if key else (): value for key, value in values.items()}
+
+
+def test_the_service_has_something_of_everything(seen: Seen) -> None:
+    """Live, blocked, failed and cancelled tasks, findings of several kinds, a deadlock, long polls, and drops."""
+    grown = increase(seen, whole("dropped"))
+    assert min(ended(seen).values()) > 10
+    assert sums(seen, whole("states"))["blocked"] > 5
+    assert sums(seen, whole("states"))["running"] == 2
+    assert {"long_poll", "self_wakes"} <= set(by_lint(seen))
+    assert [one["deadlocks"] for one in seen.after] == [1, 1]
+    assert min(grown[reason] for reason in ("max_tasks", "max_events", "max_names")) > 0
+    assert sum(long_polls(one)["report"] for one in seen.after) > 1
+
+
+def test_every_query_is_checked() -> None:
+    """By its panel's title and its letter."""
+    assert sorted([*EXACT, *CLOSE]) == sorted(asked.key for asked in QUERIES)
+
+
+@pytest.mark.parametrize("asked", QUERIES, ids=lambda asked: asked.key)
+def test_a_panel_shows_what_there_is(seen: Seen, asked: Asked) -> None:
+    """Every query has data, and it is that of the processes' own snapshots."""
+    found = seen.values(asked)
+    assert found
+    assert not any(math.isnan(value) for value in found.values())
+    if asked.key in EXACT:
+        assert found == labelled(EXACT[asked.key](seen))
+    else:
+        expected = {key: value for key, value in labelled(CLOSE[asked.key](seen)).items() if key in found or value}
+        assert found.keys() == expected.keys()
+        if asked.panel["title"] == "Slowest tasks":
+            # Of a few, the one that a quantile falls on may be the one beside; and a name that appears in the time
+            # range has its first task before its first scrape.
+            many = {(name,) for name, count in counts_of(seen).items() if count > 20}
+            found, expected = ({key: of[key] for key in many} for of in (found, expected))
+        assert found == pytest.approx(expected, rel=0.15, abs=1e-3)
+
+
+def test_it_is_drawn(seen: Seen, tmp_path: Path) -> None:
+    """Grafana's own components make a picture of it, without an error, and every panel shows something."""
+    if reason := drawing.missing():
+        missing(reason)
+    drawn = drawing.draw(DASHBOARD, seen.address, seen.start, seen.busy_until, tmp_path, SHOWN)
+    picture = os.environ.get("ASYNC_INSPECT_DASHBOARD_PICTURE")
+    if picture:
+        Path(picture).write_bytes(drawn.png)
+    assert drawn.errors == []
