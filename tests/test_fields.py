@@ -300,20 +300,20 @@ class OddText(Exception):
 
 def test_error() -> None:
     """An exception has a type and a message, cut."""
-    assert error_of(ValueError("no"), 100) == {"type": "ValueError", "message": "no"}
-    assert error_of(KeyError("k" * 100), 5)["message"] == "'kkk…"
-    assert error_of(NoText(), 100) == {
+    assert error_of(ValueError("no"), FieldPolicy(max_length=100)) == {"type": "ValueError", "message": "no"}
+    assert error_of(KeyError("k" * 100), FieldPolicy(max_length=5))["message"] == "'kkk…"
+    assert error_of(NoText(), FieldPolicy(max_length=100)) == {
         "type": f"{__name__}.NoText",
         "message": "<no message: ZeroDivisionError in __str__>",
     }
-    assert error_of(OddText(), 100)["message"] == "said"
+    assert error_of(OddText(), FieldPolicy(max_length=100))["message"] == "said"
 
 
 def test_error_group() -> None:
     """A group tells the types of its leaves, of as many as one cares to read."""
     group = BaseExceptionGroup("all", [ValueError(), ExceptionGroup("some", [KeyError(), OSError()])])
-    error = error_of(group, 100)
+    error = error_of(group, FieldPolicy(max_length=100))
     assert error["leaves"] == ["ValueError", "KeyError", "OSError"]
     assert error["type"] == "ExceptionGroup(ValueError, KeyError, OSError)"
-    many = error_of(ExceptionGroup("many", [ValueError()] * 100_000), 100)
+    many = error_of(ExceptionGroup("many", [ValueError()] * 100_000), FieldPolicy(max_length=100))
     assert len(many["leaves"]) <= 64
