@@ -52,7 +52,11 @@ class Promtool:
         self._run("samples", "tsdb", "create-blocks-from", "openmetrics", "--quiet", str(text), str(folder))
 
     def blocks_from_rules(self, rules: Path, folder: Path, address: str, start: int, end: int, interval: int) -> None:
-        """What recording rules give, asked of a Prometheus. start, end: Unix time in seconds. interval: in seconds."""
+        """What recording rules give, asked of a Prometheus. start, end: Unix time in seconds. interval: in seconds.
+
+        When in an interval a group is evaluated depends on its name and that of the file, which is given without its
+        folder, so that it is always the same.
+        """
         self._run(
             "recording rules",
             "tsdb",
@@ -63,12 +67,18 @@ class Promtool:
             f"--end={end}",
             f"--eval-interval={interval}s",
             f"--output-dir={folder}",
-            str(rules),
+            rules.name,
+            within=rules.parent,
         )
 
-    def _run(self, what: str, *arguments: str) -> None:
+    def _run(self, what: str, *arguments: str, within: Path | None = None) -> None:
         done = subprocess.run(
-            [self._path, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
+            [self._path, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            cwd=within,
         )
         said = f"{done.stdout}\n{done.stderr}"
         # It does not fail where a rule of several does.

@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -114,7 +114,7 @@ class Backtest:
         promtool = Promtool()
         rules = _text_of(self._rules)
         with tempfile.TemporaryDirectory(prefix="asyncinspect-backtest-") as name:
-            folder = Path(name)
+            folder = Path(name).resolve()
             # What is checked is what is loaded, whoever writes to the file meanwhile.
             copy = folder / "rules.yml"
             copy.write_bytes(rules)
@@ -158,20 +158,20 @@ class Backtest:
         wanted = _wanted(expressions)
         data = folder / "data"
         data.mkdir()
-        texts = _Texts(promtool, folder, data, wanted)
-        self.report = replay_into(
-            texts.write,
-            found,
-            processes,
-            wanted,
-            job=job,
-            step=self.interval,
-            start=start,
-            end=end,
-            strict=self._strict,
-            progress=part(1),
-        )
-        texts.flush()
+        with closing(_Texts(promtool, folder, data, wanted)) as texts:
+            self.report = replay_into(
+                texts.write,
+                found,
+                processes,
+                wanted,
+                job=job,
+                step=self.interval,
+                start=start,
+                end=end,
+                strict=self._strict,
+                progress=part(1),
+            )
+            texts.flush()
         # A series that is not there any longer, or not yet again, is gone one interval later, as it is for Prometheus.
         lookback = max(self.interval, *(group.interval for group in groups)) * 1000 - 1
         for level in _levels(groups):
@@ -261,12 +261,16 @@ class _Texts:
         self._bytes += len(text)
         self.moments += 1
 
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
     def flush(self) -> None:
         if self._file is None:
             return
         self._file.write("# EOF\n")
-        self._file.close()
-        self._file = None
+        self.close()
         if self._bytes:
             self._promtool.blocks_from_samples(self._path, self._data)
         self._bytes = 0
