@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import yaml
 from markdown_it import MarkdownIt
+
+import asyncinspect_logging
+from asyncinspect_logging import AsyncInspectHandler, Config, Inspector, span
+from asyncinspect_logging.exporters.prometheus import PrometheusExporter
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -50,6 +57,51 @@ def test_other_figures_are_found(tmp_path: Path) -> None:
     done = python("-c", f"import sys; sys.path[:0] = ['tools']; sys.argv[1:] = ['--check']; {code}")
     assert (done.returncode, done.stderr) == (1, "")
     assert "docs/production.md has other figures than RESULTS.md" in done.stdout
+
+
+def page_of(names: int) -> list[str]:
+    """The samples of a page with so many names, whose spans each ran three times."""
+    with recording() as inspector:
+        for number in range(3 * names):
+            with span(f"GET /orders/{{order}}/{number % names}"):
+                pass
+    page = PrometheusExporter(inspector).gather(openmetrics=True)
+    return [line for line in page.splitlines() if not line.startswith("#")]
+
+
+@contextmanager
+def recording() -> Iterator[Inspector]:
+    """An inspector that hears of the spans of the block."""
+    inspector = Inspector(Config(max_names=None))
+    handler = AsyncInspectHandler(inspector)
+    logging.getLogger("asyncinspect").addHandler(handler)
+    try:
+        yield inspector
+    finally:
+        logging.getLogger("asyncinspect").removeHandler(handler)
+
+
+def test_the_series_of_a_name_are_as_many_as_the_pages_say() -> None:
+    """The table of docs/scaling.md by number of names, and what a process has without any, with and without buckets."""
+    scaling = (DOCS / "scaling.md").read_text("utf-8")
+    rows = re.findall(r"^\| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| [\d,]+ \| [\d.]+ \|$", scaling, re.MULTILINE)
+    assert [row[0] for row in rows] == ["1", "10", "100", "1,000"]
+    for row in rows[:3]:
+        names, series, size = (int(cell.replace(",", "")) for cell in row)
+        samples = page_of(names)
+        assert len(samples) == series
+        assert sum(len(line) + 1 for line in samples) == pytest.approx(size, rel=0.5 if names == 1 else 0.1)
+    one, two = page_of(1), page_of(2)
+    each = len(two) - len(one)
+    assert f"Each name is {each} series" in scaling
+    assert f"and {len(one) - each} series come with no name" in scaling
+    assert f"Each name is {each} series" in (DOCS / "production.md").read_text("utf-8")
+    assert f"about {each} series for each span name" in (DOCS / "deployment.md").read_text("utf-8")
+    (dropped,) = re.findall(r"regex: (async_inspect_\S+_bucket)\n        action: drop\n    static_configs", scaling)
+    left = sum(not re.fullmatch(dropped, re.split("[{ ]", line)[0]) for line in two) - sum(
+        not re.fullmatch(dropped, re.split("[{ ]", line)[0]) for line in one
+    )
+    assert f"{left} series a name, for {each}." in scaling
 
 
 class Tags(HTMLParser):
@@ -117,8 +169,6 @@ def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
 @pytest.mark.slow
 def test_what_the_pages_promise_is_on_the_site(site: Path) -> None:
     """The API reference has what `__all__` has, parameter by parameter; the runbooks are where the alerts say."""
-    import asyncinspect_logging
-
     html = "".join(page.read_text("utf-8") for page in (site / "api").rglob("*.html"))
     anchors = set(re.findall(r'id="?([\w.]+)', html))
     assert {f"asyncinspect_logging.{name}" for name in asyncinspect_logging.__all__} <= anchors
