@@ -24,7 +24,7 @@ find_python = python=$$(PYTHON="$(PYTHON)" tools/python.sh)
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint docs audit suite test-all bench transparency fuzz setup clean
+.PHONY: help demo test check lint docs audit suite test-all bench transparency fuzz setup drawing clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -33,7 +33,7 @@ demo: setup ## a web service under load, scraped by Prometheus; SECONDS=5 ends i
 	@exec $(VENV)/bin/python examples/demo $(if $(SECONDS),--seconds $(SECONDS))
 
 # Not pytest --cov: the package's own pytest plugin imports it before pytest-cov would begin to look.
-test: lint ## everything: lint, all tests with branch coverage, the real Prometheus
+test: lint drawing ## everything: lint, all tests with branch coverage, the real Prometheus
 	$(VENV)/bin/coverage erase
 	COVERAGE_OF_WORKERS=1 $(VENV)/bin/coverage run --parallel-mode $(PYTEST) -n 2 --dist loadfile $(ARGS)
 	$(VENV)/bin/coverage combine -q
@@ -52,12 +52,14 @@ lint: setup ## ruff, mypy and bandit
 docs: setup ## the docs as a site, in .cache/site
 	$(VENV)/bin/python -m mkdocs build
 
-# Asks PyPI's database of vulnerabilities, or OSV's, about each package that is installed here.
+# Asks PyPI's database of vulnerabilities about each package that is installed here. --strict: one that it does not know
+# of is an error, or without an answer from the database all would seem well.
 audit: ## known vulnerabilities of what the package and its tests need; takes the network
 	@set -e; $(find_python); $(call setup,$(VENV),audit test lint)
-	$(VENV)/bin/pip-audit --progress-spinner off --skip-editable
+	$(VENV)/bin/python -m pip freeze --exclude asyncinspect-logging > .cache/audit.txt
+	$(VENV)/bin/pip-audit --strict --progress-spinner off --disable-pip --no-deps -r .cache/audit.txt
 
-suite: setup
+suite: setup drawing
 	$(PYTEST) $(ARGS)
 
 test-all: ## all tests on every Python of 3.11, 3.12 and 3.13 that exists
@@ -86,6 +88,9 @@ fuzz: setup ## a million wrong inputs for everything that reads input; about hal
 
 setup:
 	@set -e; $(find_python); $(call setup,$(VENV),test lint docs,--programs)
+
+drawing:
+	@set -e; $(find_python); $(call setup,$(VENV),test lint docs,--drawing)
 
 clean: ## remove the virtual environments and everything else that is made here
 	rm -rf .venv .venv-* .cache dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -334,7 +334,8 @@ def test_a_log_that_somebody_else_wrote(tmp_path: Path) -> None:
 def test_rules_for_the_lines_of_others(tmp_path: Path) -> None:
     """What a rule takes out of a line goes the same way: names, fields and errors."""
     rules = parse_rules(
-        "[[rule]]\nname = 'job {url}'\nline = '^(?P<at>\\d+) (?P<url>\\S+) (?P<token>\\S+) (?P<how>\\w+) (?P<why>.*)$'\n"
+        "[[rule]]\nname = 'job {url}'\n"
+        "line = '^(?P<at>\\d+) (?P<url>\\S+) (?P<token>\\S+) (?P<how>\\w+) (?P<why>.*)$'\n"
         "time = 'at'\ntime_format = 'unix'\nfields = ['token', 'url']\nerror = 'why'\n"
         "outcome = { group = 'how', failed = 'broken' }\n"
     )

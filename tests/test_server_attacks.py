@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import http.client
+import json
 import logging
 import os
 import re
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
@@ -905,3 +910,33 @@ def test_what_is_open_is_told(
         server._warn(server._listener.protection)
     assert len(caplog.messages) == (0 if warned is None else 1)
     assert warned is None or warned in caplog.messages[0]
+
+
+@pytest.mark.slow
+def test_the_command_serves_the_same_way(authority: trustme.CA, pem: Path) -> None:
+    """`asyncinspect serve` takes these options, and says what is wrong with one in a line."""
+    (pem / "token").write_text(SECRET)
+    (pem / "app.jsonl").write_text("")
+    command = [sys.executable, "-m", "asyncinspect_logging", "serve", str(pem / "app.jsonl"), "--follow"]
+    tls = ["--certfile", str(pem / "cert.pem"), "--keyfile", str(pem / "key.pem")]
+    protected = [*tls, "--bearer-token-file", str(pem / "token"), "--allowed-host", "metrics.example"]
+    with subprocess.Popen(
+        [*command, *protected, "--address", "127.0.0.1:0", "--json"], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            url = json.loads(process.stdout.readline())["metrics"]
+            request = urllib.request.Request(
+                url, headers={"Authorization": f"Bearer {SECRET}", "Host": "metrics.example"}
+            )
+            with urllib.request.urlopen(request, context=trusting(authority), timeout=10) as response:
+                assert b"async_inspect" in response.read()
+            with pytest.raises(urllib.error.HTTPError, match="401") as refused:
+                urllib.request.urlopen(url, context=trusting(authority), timeout=10)
+            refused.value.close()
+        finally:
+            process.terminate()
+    failed = subprocess.run([*command, "--certfile", "none.pem"], capture_output=True, text=True, check=False)
+    assert failed.returncode == 2
+    assert "certfile='none.pem' cannot be read" in failed.stderr
+    assert "Traceback" not in failed.stderr

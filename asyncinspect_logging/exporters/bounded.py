@@ -16,6 +16,9 @@ __all__ = ["Bounded"]
 
 #: Pages that may be in the making at the same time, those that are stuck included.
 _MOST: Final = 4
+#: Seconds that a page waits for the one before: several at once would take the interpreter from the application's loop
+#: for several times as long. Then the one before counts as stuck.
+_TURN: Final = 1.0
 #: Frames told of what is stuck.
 _FRAMES: Final = 3
 
@@ -59,6 +62,7 @@ class Bounded:
     def begin(self) -> None:
         """With nothing in the making: at first, and in the child of a fork."""
         self._free = threading.BoundedSemaphore(_MOST)
+        self._turn = threading.Lock()
         self._making: dict[_Making, threading.BoundedSemaphore] = {}
 
     @property
@@ -69,9 +73,19 @@ class Bounded:
 
     def serve(self, *, openmetrics: bool, compress: bool, names: Sequence[str]) -> bytes:
         """See `Pages`. Raises Overdue where that takes too long."""
-        until = time.monotonic() + self.limit
+        until, turn = time.monotonic() + self.limit, self._turn
+        my_turn = turn.acquire(timeout=0.0 if self.is_overdue else min(_TURN, self.limit))
+        try:
+            return self._serve(until, openmetrics, compress, names)
+        finally:
+            if my_turn:
+                turn.release()
+
+    def _serve(self, until: float, openmetrics: bool, compress: bool, names: Sequence[str]) -> bytes:
         free = self._free
-        if not free.acquire(blocking=False) and (self.is_overdue or not free.acquire(timeout=self.limit)):
+        if not free.acquire(blocking=False) and (
+            self.is_overdue or not free.acquire(timeout=max(0.0, until - time.monotonic()))
+        ):
             raise Overdue
         making = _Making(self._pages, self._forget, openmetrics, compress, names)
         self._making[making] = free
