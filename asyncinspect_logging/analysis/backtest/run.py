@@ -348,6 +348,8 @@ def _notes(groups: list[_Group], processes: Processes, job: str) -> Iterator[str
             blocked.append(rule["name"])
         if "up" in names and rule["type"] == "alerting":
             yield f"{rule['name']} reads up, which is 1 here: a log does not say whether its process could be scraped"
+        if "async_inspect_lints_total" in names and re.search("leaked|lost_waker|never_awaited", rule["query"]):
+            yield f"{rule['name']} reads lints of which a log tells few: leaked, lost_waker and never_awaited"
         for asked in _JOB.findall(rule["query"]):
             if asked != job:
                 yield f"{rule['name']} is about the job {asked!r}, and this is {job!r}: say which with --job"
