@@ -160,6 +160,12 @@ def test_the_command_prints_the_dashboard(tmp_path: Path) -> None:
     assert (tmp_path / "dashboard.json").read_text("utf-8") == result.stdout
 
 
+def test_the_command_for_machines() -> None:
+    """The dashboard in an object like those of the other commands, and nothing else on standard output."""
+    assert json.loads(run("--json").stdout) == {"command": "dashboard", "version": 1, "dashboard": DASHBOARD}
+    assert run("--json", "-o", "x.json").exit_code == 2
+
+
 def test_the_command_needs_no_extra_of_grafana() -> None:
     """It prints what is in the package: the SDK is not imported."""
     code = (

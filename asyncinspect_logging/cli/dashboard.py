@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from .reading import as_json
+
 __all__ = ["dashboard"]
 
 
@@ -26,14 +28,30 @@ Examples:
     "--name-label", metavar="LABEL", default="name", show_default=True, help="The label with the span's name."
 )
 @click.option("-o", "--output", default="-", show_default=True, metavar="FILE", help="The file, which is replaced.")
+@as_json
 def dashboard(
-    title: str | None, uid: str | None, datasource: str | None, job: str | None, name_label: str, output: str
+    title: str | None,
+    uid: str | None,
+    datasource: str | None,
+    job: str | None,
+    name_label: str,
+    output: str,
+    machine: bool,
 ) -> None:
-    """Print the Grafana dashboard, as JSON to import or to provision."""
+    """Print the Grafana dashboard, as JSON to import or to provision.
+
+    --json prints it as a part of an object like that of the other commands.
+    """
+    if machine and output != "-":
+        raise click.UsageError("--json prints the dashboard on standard output; leave out -o FILE")
     from ..exporters.writing import to_path
     from ..ops.dashboard import dashboard as made
+    from .output import print_json
 
     document = made(title=title, uid=uid, datasource=datasource, job=job, name_label=name_label)
+    if machine:
+        print_json("dashboard", {"dashboard": document})
+        return
     text = json.dumps(document, indent=2, sort_keys=True) + "\n"
     if output == "-":
         click.echo(text, nl=False)

@@ -48,7 +48,22 @@ _COLUMNS: Final = 24
 def build() -> dict[str, Any]:
     """The dashboard as Grafana takes it: what JSON makes of it."""
     built: dict[str, Any] = json.loads(JSONEncoder(sort_keys=True).encode(builder().build()))
+    _fit(built)
     return built
+
+
+def _fit(built: dict[str, Any]) -> None:
+    """Mend where the SDK, which is of Grafana 11.6, and the schema of Grafana 13 differ."""
+    for variable in built["templating"]["list"]:
+        # These are of variables of type interval.
+        for key in ("auto", "auto_count", "auto_min"):
+            variable.pop(key, None)
+    for panel in built["panels"]:
+        if panel["type"] == "table":
+            # Now an option of fields; left out, it is off in both.
+            panel["options"].pop("footer", None)
+        if panel["type"] == "piechart":
+            panel["options"]["sort"] = "desc"
 
 
 def builder() -> dashboard.Dashboard:

@@ -37,13 +37,13 @@ class Drawing(NamedTuple):
     errors: list[str]
 
 
-def missing() -> str:
+def missing(*, browser: bool = True) -> str:
     """What there has to be and is not; empty if nothing."""
     if shutil.which("node") is None:
         return "Node.js is not installed"
     if not (MODULES / "@grafana" / "ui").is_dir():
         return "Grafana's components are not installed (tools/setup.py --drawing does that)"
-    if not os.path.exists(CHROMIUM):
+    if browser and not os.path.exists(CHROMIUM):
         return "Chromium is not installed (tools/setup.py --drawing does that)"
     return ""
 
@@ -69,6 +69,24 @@ def bundle(folder: Path) -> None:
         check=True,
         timeout=60,
     )
+
+
+def schema(folder: Path) -> dict[str, Any]:
+    """The JSON schema of what schema.ts exports, from the types that Grafana publishes."""
+    (folder / "schema.ts").write_text((SOURCE.parent / "schema.ts").read_text("utf-8"), "utf-8")
+    (folder / "node_modules").symlink_to(MODULES)
+    compiler = {"moduleResolution": "node", "skipLibCheck": True, "target": "es2020", "module": "esnext", "types": []}
+    (folder / "tsconfig.json").write_text(json.dumps({"compilerOptions": compiler, "files": ["schema.ts"]}), "utf-8")
+    options = ["--path", "schema.ts", "--tsconfig", "tsconfig.json", "--type", "Checked", "--expose", "none"]
+    done = subprocess.run(
+        [str(MODULES / ".bin" / "ts-json-schema-generator"), *options, "--no-type-check"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=100,
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def answers(dashboard: dict[str, Any], address: str, start: float, end: float, step: float) -> dict[str, Any]:
