@@ -171,7 +171,9 @@ def test_the_root_says_where_the_metrics_are(client):
     assert b"/metrics" in body
 
 
-@pytest.mark.parametrize("target", ["/other<script>", "/metrics/x", "/METRICS", "//metrics2", "http://localhost/elsewhere"])
+@pytest.mark.parametrize(
+    "target", ["/other<script>", "/metrics/x", "/METRICS", "//metrics2", "http://localhost/elsewhere"]
+)
 def test_other_paths_are_not_found(client, target):
     """A 404 tells the way and repeats nothing of the request."""
     response, body = ask(client, target=target)
