@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyncinspect_logging import Inspector, run
 from asyncinspect_logging.cli.commands import commands
 from asyncinspect_logging.errors import ConfigError
 from asyncinspect_logging.exporters.families import FAMILIES
@@ -157,3 +162,36 @@ def test_machine() -> None:
     """--json has the groups."""
     result = CliRunner().invoke(commands, ["rules", "--json"])
     assert yaml.safe_load(result.output)["groups"] == rule_groups()
+
+
+def test_a_loop_that_does_not_come_back_looks_like_that(listen: Callable[..., Inspector]) -> None:
+    """What EventLoopBlocked relies on: while a task holds the loop it is running at each scrape, and the heartbeat's
+    count stands still; else the count grows.
+    """
+    inspector, held, go_on = listen(), threading.Event(), threading.Event()
+
+    async def hold() -> None:
+        while inspector.snapshot(tasks=False).loop_lag.total < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        held.set()
+        go_on.wait(30)
+
+    async def main() -> None:
+        await asyncio.create_task(hold())
+        before = inspector.snapshot(tasks=False).loop_lag.total
+        while inspector.snapshot(tasks=False).loop_lag.total == before:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    thread = threading.Thread(target=lambda: run(main()))
+    thread.start()
+    try:
+        assert held.wait(30)
+        first = inspector.snapshot(tasks=False)
+        time.sleep(0.5)  # five beats
+        second = inspector.snapshot(tasks=False)
+    finally:
+        go_on.set()
+        thread.join(30)
+    assert first.states["running"] == second.states["running"] == 1
+    assert first.loop_lag.total == second.loop_lag.total > 0
+    assert inspector.snapshot(tasks=False).loop_lag.total > second.loop_lag.total

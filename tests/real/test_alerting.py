@@ -396,11 +396,10 @@ def test_labels_and_values(tried: Result) -> None:
     assert all(episode.value > 1 for episode in failing)
 
 
-def test_with_a_longer_interval_they_are_the_same(seen: Seen) -> None:
-    """Of rules without `for` and short windows: from one scrape after what was live to one before it."""
+def test_with_a_longer_interval_it_is_the_same(seen: Seen) -> None:
+    """Within that, for what lasts longer than it."""
     found = backtest(seen.rules, seen.log, interval=4, job="shop", end=seen.end)
-    starts = {episode.alert: episode.start for episode in found.episodes if episode.start is not None}
-    for name in ("Blocked", "DeadlockDetected"):
-        start = starts[name]
-        assert start is not None
-        assert -2 * INTERVAL - 0.2 <= start - seen.live[name][0][0] <= 4 + 0.2, name
+    # The deadlock may be gone with its process before the next scrape.
+    (start,) = [episode.start for episode in found.episodes if episode.alert == "Blocked"]
+    assert start is not None
+    assert -2 * INTERVAL - 0.2 <= start - seen.live["Blocked"][0][0] <= 4 + 0.2
