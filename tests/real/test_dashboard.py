@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import drawing
 import pytest
-from grafana import ALL, Asked, ask, filled, queries
+from grafana import ALL, Asked, ask, chosen, filled, queries
 from jsonschema import Draft7Validator
 
 from asyncinspect_logging.ops.dashboard import dashboard
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.real
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOP = ROOT / "tests" / "shared" / "shop.py"
-#: Seconds of traffic. The picture in the docs is of five minutes.
+#: Seconds of traffic. The picture in the docs is of four minutes, with 240.
 BUSY = float(os.environ.get("ASYNC_INSPECT_DASHBOARD_SECONDS", "15"))
 DASHBOARD = dashboard()
 SHOWN = {"datasource": "Prometheus", "job": "All", "instance": "All", "name": "All"}
@@ -398,6 +399,35 @@ def test_a_panel_shows_what_there_is(seen: Seen, asked: Asked) -> None:
 def few(seen: Seen) -> set[tuple[str, ...]]:
     """Names with few tasks. If one appears in the time range, its first are there before its first scrape."""
     return {(name,) for name in sums(seen, by_name("spawned")) if counts_of(seen).get(name, 0) < 20}
+
+
+def test_the_filters(seen: Seen) -> None:
+    """Of one name with braces, of two, and of one process: what those have, and no more."""
+    total = next(asked for asked in QUERIES if asked.key == "Total tasks A")
+    spawned = sums(seen, by_name("spawned"))
+    for names in (["GET /users/{id}"], ["GET /users/{id}", "POST /orders"]):
+        assert seen.values(total, name=chosen(names)) == {(): sum(spawned[name] for name in names)}
+    for number, port in enumerate(seen.ports):
+        one = {(): in_all("spawned")(seen.after[number])[""]}
+        assert seen.values(total, instance=chosen([f"127.0.0.1:{port}"])) == one
+        assert seen.values(total, job=chosen([f"shop-{number}"])) == one
+    live = next(asked for asked in QUERIES if asked.key == "Live tasks by name A")
+    assert seen.values(live, name="transfer") == {("transfer",): 4}
+
+
+def test_the_variables_offer_what_there_is(seen: Seen) -> None:
+    """Jobs, instances and names."""
+    offered = {}
+    for variable in DASHBOARD["templating"]["list"][1:]:
+        found = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"])
+        assert found
+        promql = filled(f"group by ({found[2]}) ({found[1]})", span=seen.span, rate=seen.span)
+        offered[variable["name"]] = {one["metric"][found[2]] for one in ask(seen.address, promql, seen.end)}
+    assert offered == {
+        "job": {"shop-0", "shop-1"},
+        "instance": {f"127.0.0.1:{port}" for port in seen.ports},
+        "name": set(seen.after[0]["names"]) | set(seen.after[1]["names"]),
+    }
 
 
 @pytest.fixture(scope="module")
