@@ -2,8 +2,9 @@
 
 A value is a secret by the name of its field, or of its key at any depth; and a text may have one inside: what stands
 between a URL's scheme and its host, what follows Bearer, a JSON web token, a private key, and `name=value` and
-`"name": "value"` where the name is that of a secret. All that leaves a span goes through `FieldPolicy`, and so does
-what comes from the logs of others.
+`"name": "value"` where the name is that of a secret. What is true, false or nothing is no secret, and neither is a
+number under a name that counts. All that leaves a span goes through `FieldPolicy`, and so does what comes from the logs
+of others.
 
 Nothing here calls code of the application. A value of a type that is not known is named, not shown: its `repr` could
 block, raise, run a database query, or be 100 MB long, and a span must never do that to the program it watches.
@@ -45,6 +46,9 @@ REDACT: Final = (
     "dsn",
 )
 REDACTED: Final = "[redacted]"
+#: How the names of what is counted or measured end. A number under such a name is shown, though a part of it is in the
+#: list: `max_tokens=512`, `session_count=3`.
+_COUNTED: Final = ("s", "count", "total", "size", "length", "limit", "ttl", "age")
 
 _PLAIN: Final = frozenset({bool, type(None)})
 #: Whole numbers up to this are shown as such, and up to so many bits as text.
@@ -96,6 +100,7 @@ _LINE: Final = re.compile(
     r"\[redacted\]|[bru]{0,2}(\\*)(?P<quote>[\"']).*?(?:(?<!\\)\1(?P=quote)|\Z)|[^\r\n\"']++", re.S
 )
 _WHOLE_LINES: Final = ("authorization", "cookie")
+_COUNT: Final = re.compile(r"[+-]?\d{1,19}(?:\.\d{1,9})?(?=[\s,;&\"'<>)}\]]|\Z)")
 
 # What a class is called, past a metaclass that has its own idea of these attributes.
 _qualname_of = type.__dict__["__qualname__"].__get__
@@ -122,6 +127,21 @@ def _library_name(cls: type) -> str:
 def _bare(name: str) -> str:
     """A name as secrets are looked for in it: `X-Api-Key`, `api_key` and `apiKey` are one."""
     return name.lower().replace("_", "").replace("-", "").replace(" ", "").replace(".", "")
+
+
+def _is_counted(name: str) -> bool:
+    bare = _bare(name)
+    return bare.endswith(_COUNTED) and not bare.endswith("ss")
+
+
+def _shown_anyway(name: str, value: object) -> bool:
+    """Whether a value under the name of a secret is none: true, false, nothing, or a number under a name that counts."""
+    cls = type(value)
+    if cls in _PLAIN:
+        return True
+    if cls is int:
+        return -_BIGGEST < value < _BIGGEST and _is_counted(name)  # type: ignore[operator]
+    return cls is float and value - value == 0 and _is_counted(name)  # type: ignore[operator]
 
 
 class FieldPolicy:
@@ -159,7 +179,8 @@ class FieldPolicy:
         try:
             for key, value in fields.items():
                 if secret[key]:
-                    fields[key] = REDACTED
+                    if not _shown_anyway(key, value):
+                        fields[key] = REDACTED
                     continue
                 cls = type(value)
                 if cls is str:
@@ -186,7 +207,8 @@ class FieldPolicy:
         for key, value in fields.items():
             name = key if type(key) is str else text_of(key, _MAX_KEY)
             try:
-                plain[name] = REDACTED if self._is_secret(name) else self._plain(value)
+                hidden = self._is_secret(name) and not _shown_anyway(name, value)
+                plain[name] = REDACTED if hidden else self._plain(value)
             except Exception as error:
                 plain[name] = f"<{_type_name(type(error))} while it was read>"
         return plain
@@ -240,6 +262,8 @@ class FieldPolicy:
         for name in _NAME.finditer(text):
             # Not remembered: whoever writes the text could fill the memory with names.
             if name.start() < done or not self._names_secret(name[1]):
+                continue
+            if _is_counted(name[1]) and _COUNT.match(text, name.end()):
                 continue
             # A header goes on to the end of its line.
             line = any(whole in name[1].lower() for whole in _WHOLE_LINES)
@@ -307,7 +331,8 @@ class _Plain:
                 text = text_of(key, _MAX_KEY)
                 name = key if type(key) is str else text
                 self._room -= len(text) + 2
-                plain[text] = REDACTED if self._policy._is_secret(name) else self.of(item, depth)
+                hidden = self._policy._is_secret(name) and not _shown_anyway(name, item)
+                plain[text] = REDACTED if hidden else self.of(item, depth)
             if len(value) > len(entries):
                 plain["…"] = f"{len(value) - len(entries)} more"
             return plain
