@@ -305,6 +305,8 @@ def seen(
                 wait_until(lambda: not is_firing("Many")(), "end of many tasks")
                 service.tell("deadlock")
                 alert = webhook.wait_for("DeadlockDetected")
+                # What is there for less than some scrapes, another Prometheus might not have seen.
+                prometheus.wait_for_scrape("shop", after=time.time() + 3 * INTERVAL)
                 service.kill()
                 service.start()
                 prometheus.wait_for_scrape("shop", after=time.time())
