@@ -135,7 +135,7 @@ def _is_counted(name: str) -> bool:
 
 
 def _shown_anyway(name: str, value: object) -> bool:
-    """Whether a value under the name of a secret is none: true, false, nothing, or a number under a name that counts."""
+    """Whether a value under the name of a secret is none: true, false, nothing, or a number that counts."""
     cls = type(value)
     if cls in _PLAIN:
         return True
