@@ -2,8 +2,8 @@
 
 Started as a program it prints the port of its /metrics; then, for each line that it reads, one line of JSON:
 
-- `busy SECONDS`: orders that complete, fail and are cancelled, pages, reports that hold the event loop, restless tasks,
-  log lines; then nothing more happens. Answers {}.
+- `busy SECONDS HELD`: orders that complete, fail and are cancelled, pages, reports that hold the event loop (for HELD
+  seconds), restless tasks, log lines; then nothing more happens. Answers {}.
 - `deadlock`: two tasks that wait for each other's lock, for good. Answers {} once it is found.
 - `hold SECONDS`: a task holds the event loop. Answers {} when it does; what is read next has to be `snapshot`.
 - `snapshot`: answers what the inspector has.
@@ -57,9 +57,9 @@ async def quote(rng: random.Random) -> None:
 
 
 @instrument(name="report")
-async def report() -> None:
+async def report(held: float) -> None:
     await asyncio.sleep(0.01)
-    time.sleep(0.12)  # noqa: ASYNC251 - as is done by mistake
+    time.sleep(held)  # noqa: ASYNC251 - as is done by mistake
 
 
 @instrument(name="index")
@@ -92,7 +92,7 @@ class Shop:
         self.end = asyncio.Event()
         self.kept: list[asyncio.Task[None]] = []
 
-    async def busy(self, seconds: float) -> None:
+    async def busy(self, seconds: float, held: float = 0.12) -> None:
         began = time.monotonic()
         beat = 0
         running: list[asyncio.Task[Any]] = []
@@ -105,7 +105,7 @@ class Shop:
             running += [asyncio.create_task(order(self.rng)) for _ in range(often // 2)]
             running += [asyncio.create_task(self.quoted())]
             if beat % 60 == 1:
-                running.append(asyncio.create_task(report()))
+                running.append(asyncio.create_task(report(held)))
             if beat % 90 == 31:
                 running.append(asyncio.create_task(restless()))
             if beat % 40 == 1 and len(self.kept) < 12:
