@@ -28,6 +28,7 @@ class _Lines(logging.FileHandler):
     def __init__(self, filename: str | os.PathLike[str], **options: Any) -> None:
         self._pattern = os.fspath(filename)
         self._pid = process.pid
+        self._writing = False
         super().__init__(self._path(), encoding="utf-8", delay=True, **options)
 
     def _path(self) -> str:
@@ -35,8 +36,8 @@ class _Lines(logging.FileHandler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            if self._pid != process.pid:
-                self._after_fork()
+            self._after_fork()
+            self._writing = True
             super().emit(record)
             if getattr(self, "_closed", False):
                 # By a `dictConfig`, and nobody will close it once more.
@@ -47,8 +48,31 @@ class _Lines(logging.FileHandler):
             # Those of the standard library raise it in the application, where the file cannot be opened, or was moved
             # away while the disk was full.
             self.handleError(record)
+        finally:
+            self._writing = False
+
+    def flush(self) -> None:
+        self._after_fork()
+        try:
+            super().flush()
+        except (OSError, ValueError):
+            # What closes all handlers (`logging.shutdown`, `dictConfig`) flushes each one first, and leaves it open if
+            # that raises.
+            if self._writing:
+                raise
+
+    def close(self) -> None:
+        self._after_fork()
+        self.acquire()
+        try:
+            self._let_go()
+        finally:
+            self.release()
+        super().close()
 
     def _after_fork(self) -> None:
+        if self._pid == process.pid:
+            return
         self._pid = process.pid
         if "{pid}" in self._pattern:
             self.baseFilename = self._path()

@@ -110,6 +110,19 @@ def test_folder_is_gone(handler, tmp_path):
     assert len(handler.told) == 2
 
 
+def test_closing_on_a_full_disk(handler, tmp_path):
+    """It raises nothing, and closes the file. `logging.shutdown` left it open."""
+    before = len(os.listdir("/proc/self/fd"))
+    with full_disk():
+        log(handler, 300)
+        logging.shutdown([lambda: handler])
+        assert len(os.listdir("/proc/self/fd")) == before
+        log(handler, 300)
+        handler.flush()
+        handler.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_record_after_closing_leaves_no_file_open(handler, tmp_path):
     """A span that ends after logging was set up anew is written, and holds no file open."""
     log(handler, 1)
@@ -120,15 +133,16 @@ def test_record_after_closing_leaves_no_file_open(handler, tmp_path):
     assert len(lines(tmp_path / "log")) == 3
 
 
-def test_child_does_not_write_what_waits_in_the_parent(handler, tmp_path):
+@pytest.mark.parametrize("lines_of_child", [0, 1])
+def test_child_does_not_write_what_waits_in_the_parent(lines_of_child, handler, tmp_path):
     """The rest of a line that found no room is written once, by the parent."""
     with full_disk():
         log(handler, 300)
     child = os.fork()
     if child == 0:
         try:
-            log(handler, 1)
-            handler.close()
+            log(handler, lines_of_child)
+            logging.shutdown([lambda: handler])
         finally:
             os._exit(0)
     os.waitpid(child, 0)
