@@ -15,6 +15,8 @@ BENCH_PYTHONS = 3.11 3.13
 # The tests import the installed package: nothing may put this folder on the import path.
 unexport PYTHONPATH PYTHONHOME
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# Of the theme's makers, about a version of MkDocs that this does not use.
+export NO_MKDOCS_2_WARNING = 1
 
 # $(call setup,VENV,groups,more): set up an environment with the Python that $$python names.
 setup = "$$python" tools/setup.py --venv $(1) $(addprefix --group ,$(2)) $(addprefix --extra ,$(EXTRAS)) $(3)
@@ -22,7 +24,7 @@ find_python = python=$$(PYTHON="$(PYTHON)" tools/python.sh)
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint suite test-all bench transparency fuzz setup clean
+.PHONY: help demo test check lint docs audit suite test-all bench transparency fuzz setup drawing clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -31,7 +33,7 @@ demo: setup ## a web service under load, scraped by Prometheus; SECONDS=5 ends i
 	@exec $(VENV)/bin/python examples/demo $(if $(SECONDS),--seconds $(SECONDS))
 
 # Not pytest --cov: the package's own pytest plugin imports it before pytest-cov would begin to look.
-test: lint ## everything: lint, all tests with branch coverage, the real Prometheus
+test: lint drawing ## everything: lint, all tests with branch coverage, the real Prometheus
 	$(VENV)/bin/coverage erase
 	COVERAGE_OF_WORKERS=1 $(VENV)/bin/coverage run --parallel-mode $(PYTEST) -n 2 --dist loadfile $(ARGS)
 	$(VENV)/bin/coverage combine -q
@@ -40,13 +42,24 @@ test: lint ## everything: lint, all tests with branch coverage, the real Prometh
 check: setup ## the quick part of the tests
 	$(PYTEST) -n 2 -m "not real and not slow" $(ARGS)
 
-lint: setup ## ruff and mypy
+lint: setup ## ruff, mypy and bandit
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/mypy --strict examples tools
+	$(VENV)/bin/bandit -q -c pyproject.toml -r asyncinspect_logging
 
-suite: setup
+docs: setup ## the docs as a site, in .cache/site
+	$(VENV)/bin/python -m mkdocs build
+
+# Asks PyPI's database of vulnerabilities about each package that is installed here. --strict: one that it does not know
+# of is an error, or without an answer from the database all would seem well.
+audit: ## known vulnerabilities of what the package and its tests need; takes the network
+	@set -e; $(find_python); $(call setup,$(VENV),audit test lint)
+	$(VENV)/bin/python -m pip freeze --exclude asyncinspect-logging > .cache/audit.txt
+	$(VENV)/bin/pip-audit --strict --progress-spinner off --disable-pip --no-deps -r .cache/audit.txt
+
+suite: setup drawing
 	$(PYTEST) $(ARGS)
 
 test-all: ## all tests on every Python of 3.11, 3.12 and 3.13 that exists
@@ -64,7 +77,8 @@ bench: ## the benchmarks, side by side on Python 3.11 and 3.13; writes benchmark
 	    $(call setup,.venv-bench-$$version,bench); \
 	    pythons="$$pythons .venv-bench-$$version/bin/python"; \
 	done; \
-	for python in $$pythons; do "$$python" benchmarks/run.py --out benchmarks/RESULTS.md; done
+	for python in $$pythons; do "$$python" benchmarks/run.py --out benchmarks/RESULTS.md; done; \
+	for python in $$pythons; do "$$python" tools/figures.py; done
 
 transparency: setup ## the test suites of other packages, with and without install()
 	$(VENV)/bin/python benchmarks/transparency.py
@@ -73,7 +87,10 @@ fuzz: setup ## a million wrong inputs for everything that reads input; about hal
 	$(VENV)/bin/python tests/fuzz $(ARGS)
 
 setup:
-	@set -e; $(find_python); $(call setup,$(VENV),test lint,--programs)
+	@set -e; $(find_python); $(call setup,$(VENV),test lint docs,--programs)
+
+drawing:
+	@set -e; $(find_python); $(call setup,$(VENV),test lint docs,--drawing)
 
 clean: ## remove the virtual environments and everything else that is made here
 	rm -rf .venv .venv-* .cache dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -37,6 +37,7 @@ class Books:
 
     def __init__(self, config: Config, bounds: tuple[float, ...] = DURATION_BOUNDS) -> None:
         self.config = config
+        self._policy = config.field_policy()
         self.live: dict[int, Span | ToldSpan] = {}
         # Live told spans by state; the states of the others are found when somebody asks.
         self.told_states = dict.fromkeys(LIVE, 0)
@@ -72,6 +73,9 @@ class Books:
         total = self.totals.get(name)
         if total is not None:
             return total
+        shown = self._policy.hide(name)
+        if shown != name:
+            return self.total_of(shown, again=again)
         limit = self.config.max_names
         if limit is not None and len(self.totals) - (OTHER in self.totals) >= limit and name != OTHER:
             if not again:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from .errors import ConfigError
 from .fields import REDACT, FieldPolicy
 
-__all__ = ["Config", "check_port", "parse_address"]
+__all__ = ["SERVER_VARIABLES", "Config", "check_port", "parse_address"]
 
 _PREFIX = "ASYNC_INSPECT_"
 _DEFAULT_HOST: Final = "127.0.0.1"
@@ -23,6 +23,19 @@ _RAREST = 10**9
 #: Settings that may be None: no limit, or never.
 _LIMITS: Final = ("max_tasks", "max_events", "max_names", "many_self_wakes")
 _DELAYS: Final = ("never_yielded", "leaked_after", "lost_waker_after")
+#: Ends of the variables ASYNC_INSPECT_METRICS_… that are options of the server and not of an inspector.
+SERVER_VARIABLES: Final = (
+    "CERTFILE",
+    "KEYFILE",
+    "KEY_PASSWORD_FILE",
+    "CLIENT_CAFILE",
+    "BEARER_TOKEN",
+    "BEARER_TOKEN_FILE",
+    "BASIC_AUTH",
+    "BASIC_AUTH_FILE",
+    "ALLOWED_HOSTS",
+    "READY_LAG",
+)
 _log = logging.getLogger("asyncinspect.internal")
 
 
@@ -130,12 +143,13 @@ class Config:
             raise ConfigError(f"{_PREFIX}PRESET={preset!r} is no preset; write production, development or debug")
         known = {_PREFIX + f.name.upper(): f.name for f in fields(cls)}
         values: dict[str, Any] = {}
+        others = {f"{_PREFIX}PRESET", *(f"{_PREFIX}METRICS_{name}" for name in SERVER_VARIABLES)}
         for variable, text in env.items():
             text = text.strip()
             if variable in known:
                 if text:
                     values[known[variable]] = _read(variable, known[variable], text)
-            elif variable.startswith(_PREFIX) and variable != _PREFIX + "PRESET":
+            elif variable.startswith(_PREFIX) and variable not in others:
                 near = get_close_matches(variable.removeprefix(_PREFIX).lower(), known.values(), 1)
                 hint = (
                     f"did you mean {_PREFIX}{near[0].upper()}?"

@@ -7,6 +7,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
+from typing import Final
+
+from .fields import FieldPolicy
 
 __all__ = ["log", "troubles", "warn_once"]
 
@@ -16,6 +19,7 @@ log = logging.getLogger("asyncinspect.internal")
 troubles: Counter[str] = Counter()
 
 _MAX_TOLD = 1000
+_policy: Final = FieldPolicy()
 _told: set[str] = set()
 _speaking = threading.local()
 
@@ -33,7 +37,8 @@ def warn_once(kind: str, subject: str, message: str, *args: object, exc_info: bo
         # not want to hear of us sets its level.
         log.disabled = False
     try:
-        log.warning(message, *args, exc_info=exc_info)
+        # What failed may have said it with the address, or the header, that it failed with.
+        log.warning(_policy.hide(message % args if args else message), exc_info=exc_info)
     except Exception:
         # A handler of the application's that raises has no say in what the application sees of us.
         troubles["warning not logged"] += 1

@@ -10,7 +10,7 @@ from . import process
 from .notices import Forgotten
 from .opened import open_of, pending
 from .records import SpanRecord
-from .routing import Audience, Route, delivering
+from .routing import DEFAULT_POLICY, Audience, Route, delivering
 from .spans import INHERIT, Span, current, outside
 from .steps import FIRST_BOUND, Tally, end_part, slow, stepping
 
@@ -90,6 +90,8 @@ class DrivenSpan(Span):
     ) -> DrivenSpan:
         """A span that is not announced yet. kind: the class, if not this one."""
         span: DrivenSpan = _new(kind or DrivenSpan)
+        if "@" in name or "=" in name:
+            name = DEFAULT_POLICY.hide(name)
         span.name = name
         span.coro_name = coro_name
         span.fields = fields

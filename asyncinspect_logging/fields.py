@@ -1,5 +1,11 @@
 """What a span's fields look like once they leave the span: plain, short, and without secrets.
 
+A value is a secret by the name of its field, or of its key at any depth; and a text may have one inside: what stands
+between a URL's scheme and its host, what follows Bearer, a JSON web token, a private key, and `name=value` and
+`"name": "value"` where the name is that of a secret. What is true, false or nothing is no secret, and neither is a
+number under a name that counts. All that leaves a span goes through `FieldPolicy`, and so does what comes from the logs
+of others.
+
 Nothing here calls code of the application. A value of a type that is not known is named, not shown: its `repr` could
 block, raise, run a database query, or be 100 MB long, and a span must never do that to the program it watches.
 """
@@ -7,6 +13,7 @@ block, raise, run a database query, or be 100 MB long, and a span must never do 
 from __future__ import annotations
 
 import enum
+import re
 import sys
 from collections.abc import Mapping
 from itertools import islice
@@ -18,19 +25,30 @@ __all__ = ["REDACT", "REDACTED", "FieldPolicy", "error_of", "text_of"]
 REDACT: Final = (
     "password",
     "passwd",
+    "pwd",
     "passphrase",
+    "passcode",
     "secret",
     "token",
     "api_key",
-    "apikey",
+    "access_key",
+    "private_key",
+    "signing_key",
+    "encryption_key",
     "authorization",
+    "bearer",
     "cookie",
     "credential",
-    "private_key",
-    "session_id",
+    "session",
     "csrf",
+    "xsrf",
+    "jwt",
+    "dsn",
 )
 REDACTED: Final = "[redacted]"
+#: How the names of what is counted or measured end. A number under such a name is shown, though a part of it is in the
+#: list: `max_tokens=512`, `session_count=3`.
+_COUNTED: Final = ("s", "count", "total", "size", "length", "limit", "ttl", "age")
 
 _PLAIN: Final = frozenset({bool, type(None)})
 #: Whole numbers up to this are shown as such, and up to so many bits as text.
@@ -55,6 +73,34 @@ _MAX_ITEMS: Final = 32
 _MAX_DEPTH: Final = 4
 _MAX_KEY: Final = 256
 _MAX_KEYS_KNOWN: Final = 10_000
+
+#: Characters beyond those that are shown in which a secret that begins before may end.
+_MARGIN: Final = 512
+# Between scheme and host, up to the last @ that can be meant: a password may have any of "/?#@" in it, though it should
+# not. (A port is no password.)
+_USERINFO: Final = re.compile(
+    r"://(?:[^\s/?#@:\"'<>]*:(?!\d{1,5}[/?#])[^\s@\"'<>]{0,512}|[^\s/?#@\"'<>]*)@(?:[^\s/?#@]*@)*"
+)
+_USERINFO_CUT: Final = re.compile(r"://[^\s/?#@:]*:(?!\d{0,5}\Z)[^\s@]*\Z")
+# Ways of HTTP authentication, and what looks like credentials after them: words of a sentence do not.
+_CREDENTIALS: Final = re.compile(
+    r"\b(?:((?i:bearer|basic) {1,4})(?=[A-Za-z]?[a-z]*[0-9A-Z._~+/=-]+[A-Za-z0-9=])"
+    r"|((?i:token|apikey|digest|negotiate) {1,4})(?=[A-Za-z._~+/=-]*[0-9]))[A-Za-z0-9._~+/=-]{8,}"
+)
+_WEB_TOKEN: Final = re.compile(r"\beyJ[\w-]{6,}\.[\w-]*(?:\.[\w-]*)?")
+_KEY_BLOCK: Final = re.compile(
+    r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]{0,40}-----|\Z)", re.S
+)
+#: A name in a text, with what stands between it and its value; the value; and one that goes on to the end of the line.
+_NAME: Final = re.compile(r"(?<![\w.-])([\w.-]++)(\\*[\"']?\s{0,4}(?:=>|[:=])\s{0,4})")
+_VALUE: Final = re.compile(
+    r"\[redacted\]|[bru]{0,2}(\\*)(?P<quote>[\"']).*?(?:(?<!\\)\1(?P=quote)|\Z)|[^\s,;&\"'<>)}\]]++", re.S
+)
+_LINE: Final = re.compile(
+    r"\[redacted\]|[bru]{0,2}(\\*)(?P<quote>[\"']).*?(?:(?<!\\)\1(?P=quote)|\Z)|[^\r\n\"']++", re.S
+)
+_WHOLE_LINES: Final = ("authorization", "cookie")
+_COUNT: Final = re.compile(r"[+-]?\d{1,19}(?:\.\d{1,9})?(?=[\s,;&\"'<>)}\]]|\Z)")
 
 # What a class is called, past a metaclass that has its own idea of these attributes.
 _qualname_of = type.__dict__["__qualname__"].__get__
@@ -83,12 +129,27 @@ def _bare(name: str) -> str:
     return name.lower().replace("_", "").replace("-", "").replace(" ", "").replace(".", "")
 
 
+def _is_counted(name: str) -> bool:
+    bare = _bare(name)
+    return bare.endswith(_COUNTED) and not bare.endswith("ss")
+
+
+def _shown_anyway(name: str, value: object) -> bool:
+    """Whether a value under the name of a secret is none: true, false, nothing, or a number that counts."""
+    cls = type(value)
+    if cls in _PLAIN:
+        return True
+    if cls is int:
+        return -_BIGGEST < value < _BIGGEST and _is_counted(name)  # type: ignore[operator]
+    return cls is float and value - value == 0 and _is_counted(name)  # type: ignore[operator]
+
+
 class FieldPolicy:
     """How fields are taken: `capture` (else they are dropped), `max_length` in characters, and the parts of names
     whose values are `redact`ed.
     """
 
-    __slots__ = ("_bare_parts", "_secret", "capture", "max_length", "redact")
+    __slots__ = ("_bare_parts", "_clean", "_secret", "capture", "max_length", "redact")
 
     def __init__(self, *, capture: bool = True, max_length: int = 1024, redact: tuple[str, ...] = REDACT) -> None:
         self.capture = capture
@@ -96,6 +157,8 @@ class FieldPolicy:
         self.redact = redact
         self._bare_parts = tuple(filter(None, map(_bare, redact)))
         self._secret: dict[str, bool] = {}
+        # Texts that were looked through and have no secret in them: many come again and again.
+        self._clean: set[str] = set()
 
     def merge(self, other: FieldPolicy) -> FieldPolicy:
         """The stricter of both in each respect: one record goes to all listeners, so the strictest decides."""
@@ -112,16 +175,20 @@ class FieldPolicy:
         """
         if not self.capture:
             return {}
-        secret, limit = self._secret, self.max_length
+        secret, limit, clean = self._secret, self.max_length, self._clean
         try:
             for key, value in fields.items():
                 if secret[key]:
-                    fields[key] = REDACTED
+                    if not _shown_anyway(key, value):
+                        fields[key] = REDACTED
                     continue
                 cls = type(value)
                 if cls is str:
-                    if len(value) > limit:
-                        fields[key] = _cut(value, limit)
+                    # What may hold a secret has one of these; most values have none.
+                    if (
+                        len(value) > limit or ":" in value or "=" in value or " " in value or "eyJ" in value
+                    ) and value not in clean:
+                        fields[key] = self.text(value)
                 elif cls is int:
                     if not -_BIGGEST < value < _BIGGEST:
                         fields[key] = text_of(value, limit)
@@ -140,16 +207,83 @@ class FieldPolicy:
         for key, value in fields.items():
             name = key if type(key) is str else text_of(key, _MAX_KEY)
             try:
-                plain[name] = REDACTED if self._is_secret(name) else self._plain(value)
+                hidden = self._is_secret(name) and not _shown_anyway(name, value)
+                plain[name] = REDACTED if hidden else self._plain(value)
             except Exception as error:
                 plain[name] = f"<{_type_name(type(error))} while it was read>"
         return plain
 
+    def text(self, value: object, limit: int = 0) -> str:
+        """`value` as a text of at most `limit` characters (0: `max_length`), without the secrets that are seen in it.
+
+        Runs no code that is not the standard library's, and raises nothing.
+        """
+        limit = limit or self.max_length
+        shown = text_of(value, limit + _MARGIN)
+        hidden = _cut(self.hide(shown, cut=len(shown) >= limit + _MARGIN), limit)
+        if hidden is shown and len(shown) <= _MAX_KEY:
+            if len(self._clean) >= _MAX_KEYS_KNOWN:
+                self._clean.clear()
+            self._clean.add(shown)
+        return hidden
+
+    def hide(self, text: str, *, cut: bool = False) -> str:
+        """A text without the secrets that are seen in it. `cut`: it was longer, and may end in the middle of one.
+
+        What it gives is given back unchanged. The time is linear in the length.
+        """
+        if "://" in text and ("@" in text or cut):
+            text = _USERINFO.sub(f"://{REDACTED}@", text)
+            if cut:
+                text = _USERINFO_CUT.sub(f"://{REDACTED}", text)
+        if "eyJ" in text:
+            text = _WEB_TOKEN.sub(REDACTED, text)
+        if "-----BEGIN" in text:
+            text = _KEY_BLOCK.sub(REDACTED, text)
+        if " " in text:
+            low = text.lower()
+            if (
+                "bearer " in low
+                or "basic " in low
+                or "token " in low
+                or "apikey " in low
+                or "digest " in low
+                or "negotiate " in low
+            ):
+                text = _CREDENTIALS.sub(rf"\1\2{REDACTED}", text)
+        if ("=" in text or ":" in text) and self._names_secret(text):
+            text = self._hide_values(text)
+        return text
+
+    def _hide_values(self, text: str) -> str:
+        """A text without the values that follow the names of secrets."""
+        parts: list[str] = []
+        done = 0
+        for name in _NAME.finditer(text):
+            # Not remembered: whoever writes the text could fill the memory with names.
+            if name.start() < done or not self._names_secret(name[1]):
+                continue
+            if _is_counted(name[1]) and _COUNT.match(text, name.end()):
+                continue
+            # A header goes on to the end of its line.
+            line = any(whole in name[1].lower() for whole in _WHOLE_LINES)
+            value = (_LINE if line else _VALUE).match(text, name.end())
+            if value is not None:
+                parts += text[done : name.end()], REDACTED
+                done = value.end()
+        return "".join(parts) + text[done:]
+
+    def _names_secret(self, text: str) -> bool:
+        bare = _bare(text)
+        for part in self._bare_parts:  # noqa: SIM110 a third of the time
+            if part in bare:
+                return True
+        return False
+
     def _is_secret(self, name: str) -> bool:
         hidden = self._secret.get(name)
         if hidden is None:
-            bare = _bare(name)
-            hidden = any(part in bare for part in self._bare_parts)
+            hidden = self._names_secret(name)
             if len(self._secret) < _MAX_KEYS_KNOWN and len(name) <= _MAX_KEY:
                 self._secret[name] = hidden
         return hidden
@@ -180,7 +314,7 @@ class _Plain:
         if cls is float and value - value == 0:  # type: ignore[operator]
             self._room -= 8
             return value
-        text = text_of(value, max(1, self._room) if depth else self._limit)
+        text = self._policy.text(value, max(1, self._room) if depth else self._limit)
         self._room -= len(text) + 2
         return text
 
@@ -197,7 +331,8 @@ class _Plain:
                 text = text_of(key, _MAX_KEY)
                 name = key if type(key) is str else text
                 self._room -= len(text) + 2
-                plain[text] = REDACTED if self._policy._is_secret(name) else self.of(item, depth)
+                hidden = self._policy._is_secret(name) and not _shown_anyway(name, item)
+                plain[text] = REDACTED if hidden else self.of(item, depth)
             if len(value) > len(entries):
                 plain["…"] = f"{len(value) - len(entries)} more"
             return plain
@@ -262,14 +397,14 @@ def _text_of(value: Any, cls: type, limit: int) -> str:
 _exceptions_of = BaseExceptionGroup.__dict__["exceptions"].__get__
 
 
-def error_of(error: BaseException, limit: int) -> Mapping[str, Any]:
+def error_of(error: BaseException, policy: FieldPolicy) -> Mapping[str, Any]:
     """`{type, message}` of an exception; a group has the types of its leaves too. Never raises.
 
     Unlike a field, an exception is asked for its text: that is what it is for. One that fails to say is named only.
     """
     cls = type(error)
     try:
-        message = _cut(str.__str__(str(error)), limit)
+        message = policy.text(str.__str__(str(error)))
     except Exception as failure:
         message = f"<no message: {type(failure).__name__} in __str__>"
     if not issubclass(cls, BaseExceptionGroup):

@@ -49,6 +49,7 @@ class AsyncInspectHandler(logging.Handler):
         self.inspector = Inspector.default() if inspector is None else inspector
         super().__init__(level)
         self.field_policy = self.inspector.field_policy
+        self.inspector.is_fed = True
         self._stamps = True
         stamping.use(self)
 

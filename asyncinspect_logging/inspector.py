@@ -88,6 +88,8 @@ class Inspector:
         #: Whether it is about this process. If it is about a log, the tasks and threads that are here are none of its
         #: business, and what it finds is news to nobody's log.
         self.first_hand = True
+        #: Whether there is somebody who feeds it: a handler or a processor has been made for it, or records were given.
+        self.is_fed = False
         self.field_policy = self.config.field_policy()
         # What spans of this process and front ends append to, in any thread, without a lock.
         self._told: deque[Any] = deque()
@@ -149,6 +151,7 @@ class Inspector:
         self._receive(_Annotation(Note(wall, span_id, "log", text)))
 
     def _receive(self, item: Any) -> None:
+        self.is_fed = True
         self._inbox.append(item)
         if len(self._inbox) >= _BATCH:
             self.settle()
@@ -297,6 +300,10 @@ class Inspector:
     def pause(self) -> float:
         """Seconds until it may be worth looking again."""
         return self._watchdog.pause()
+
+    def loop_late(self) -> float:
+        """Seconds for which an event loop of this process, that `install` knows of, has not come back by now."""
+        return self._watchdog.late() if self.first_hand else 0.0
 
     def has_something_to_watch(self) -> bool:
         """Whether looking again may show what looking now has not."""

@@ -28,23 +28,68 @@ class _Lines(logging.FileHandler):
     def __init__(self, filename: str | os.PathLike[str], **options: Any) -> None:
         self._pattern = os.fspath(filename)
         self._pid = process.pid
+        self._writing = False
         super().__init__(self._path(), encoding="utf-8", delay=True, **options)
 
     def _path(self) -> str:
         return os.path.abspath(self._pattern.replace("{pid}", str(process.pid)))
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self._pid != process.pid:
+        try:
             self._after_fork()
-        super().emit(record)
+            self._writing = True
+            super().emit(record)
+            if getattr(self, "_closed", False):
+                # By a `dictConfig`, and nobody will close it once more.
+                self._let_go()
+        except RecursionError:
+            raise
+        except Exception:
+            # Those of the standard library raise it in the application, where the file cannot be opened, or was moved
+            # away while the disk was full.
+            self.handleError(record)
+        finally:
+            self._writing = False
+
+    def flush(self) -> None:
+        self._after_fork()
+        try:
+            super().flush()
+        except (OSError, ValueError):
+            # What closes all handlers (`logging.shutdown`, `dictConfig`) flushes each one first, and leaves it open if
+            # that raises.
+            if self._writing:
+                raise
+
+    def close(self) -> None:
+        self._after_fork()
+        self.acquire()
+        try:
+            self._let_go()
+        finally:
+            self.release()
+        super().close()
 
     def _after_fork(self) -> None:
+        if self._pid == process.pid:
+            return
         self._pid = process.pid
         if "{pid}" in self._pattern:
             self.baseFilename = self._path()
-            stream, self.stream = self.stream, None
-            if stream is not None:
+        stream = self.stream
+        if stream is not None:
+            # Without what waits in it for room on the disk, which is the parent's to write.
+            stream.buffer.raw.close()  # type: ignore[attr-defined]
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Close the file. What waits in it is lost if there is no room, and has been told of by then."""
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            try:
                 stream.close()
+            except (OSError, ValueError):
+                pass
 
     def _open(self) -> io.TextIOWrapper:
         stream = super()._open()
@@ -79,6 +124,13 @@ class LineHandler(_Lines, WatchedFileHandler):
     filename: `{pid}` in it stands for the number of the process that writes.
     """
 
+    def reopenIfNeeded(self) -> None:
+        try:
+            super().reopenIfNeeded()
+        except OSError:
+            # It flushes the old file before it lets go of it, and on a full disk would fail at that for ever.
+            self._let_go()
+
 
 class SizedLineHandler(_Lines, RotatingFileHandler):
     """Appends lines to a file, and begins a new one where it has `maxBytes` or more; the old ones are `filename.1`,
@@ -91,8 +143,16 @@ class SizedLineHandler(_Lines, RotatingFileHandler):
             self.stream = self._open()
         return os.fstat(self.stream.fileno()).st_size >= self.maxBytes
 
+    def doRollover(self) -> None:
+        self._let_go()
+        super().doRollover()
+
 
 class TimedLineHandler(_Lines, TimedRotatingFileHandler):
     """Appends lines to a file, and begins a new one at the times that `when`, `interval` and `utc` say. For files that
     one process writes, such as those with `{pid}` in their names.
     """
+
+    def doRollover(self) -> None:
+        self._let_go()
+        super().doRollover()

@@ -112,8 +112,11 @@ class Placing:
 
     def annotate(self, note: Note) -> None:
         """Count a log line inside a span, and keep it if the span's trace is kept."""
-        books = self.books
+        books, policy = self.books, self.policy
         books.logs += 1
+        shown = policy.hide(note.detail, cut=len(note.detail) >= policy.max_length)
+        if shown != note.detail:
+            note = note._replace(detail=shown)
         task: Any = books.live.get(note.number)
         if task is None and self.bulk is not None:
             task = self.bulk.trace_of(note.number)

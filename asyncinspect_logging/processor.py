@@ -46,6 +46,7 @@ class AsyncInspectProcessor:
         self.inspector = Inspector.default() if inspector is None else inspector
         self.pass_lifecycle = pass_lifecycle
         self.field_policy = self.inspector.field_policy
+        self.inspector.is_fed = True
         stamping.use(self)
 
     def span_listener(self) -> Listener | None:

@@ -316,7 +316,6 @@ class AsyncInspectSocketHandler(logging.Handler):
         self.capacity = capacity
         self.timeout = float(timeout)
         self.field_policy = config.field_policy()
-        self._max_text = config.max_field_length
         self._gave_up = False
         self._begin()
         stamping.use(self)
@@ -372,7 +371,7 @@ class AsyncInspectSocketHandler(logging.Handler):
             "created": record.created,
             "levelname": record.levelname,
             "name": record.name,
-            "message": str(text)[: self._max_text],
+            "message": self.field_policy.text(str(text)),
             "span_id": process.span_id(mark.number),
         }
         self._put(line, self.capacity // 2 or 1)

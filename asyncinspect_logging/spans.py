@@ -448,7 +448,7 @@ class Span:
     def _explain(self, exc: BaseException) -> str:
         """Keep what is to be known of the exception that leaves the span, and return the outcome that it means."""
         audience = self._audience
-        self.error = error_of(exc, DEFAULT_POLICY.max_length if audience is None else audience.policy.max_length)
+        self.error = error_of(exc, DEFAULT_POLICY if audience is None else audience.policy)
         if isinstance(exc, GeneratorExit):
             return "abandoned"
         if is_cancellation(exc):
@@ -657,6 +657,8 @@ def span(
     self = _new(Span)
     if name.__class__ is not str:
         name = _name_of(name)
+    if "@" in name or "=" in name:
+        name = DEFAULT_POLICY.hide(name)
     self.name = name
     self.fields = fields
     self.outcome = None
@@ -751,6 +753,7 @@ def annotate(message: str, /, **fields: Any) -> None:
         return
     audience = inside._audience
     logger = inside._route.logger
+    message = audience.policy.text(message)
     record = logger.makeRecord(logger.name, logging.DEBUG, "", 0, message, (), None, extra=None)
     for key, text in (("span", inside.name), ("span_id", inside.id), ("trace_id", inside.trace_id)):
         # Most likely there already, with the mark by which the line counts once.

@@ -12,6 +12,7 @@ import logging
 import sys
 import weakref
 from collections.abc import Iterable, Mapping
+from types import FunctionType
 from typing import Any, Final
 
 from . import stamping
@@ -110,7 +111,11 @@ def _bind(given: Any) -> Any:
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_OWN):
         frame = frame.f_back
-    return eval("bind()", {"__name__": frame.f_globals.get("__name__"), "bind": given.bind})
+    return FunctionType(_call_bind.__code__, {"__name__": frame.f_globals.get("__name__"), "bind": given.bind})()
+
+
+def _call_bind() -> Any:
+    return bind()  # type: ignore[name-defined]  # noqa: F821
 
 
 # -- what a chain makes of spans -------------------------------------------------------------------------------------

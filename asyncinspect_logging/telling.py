@@ -58,7 +58,7 @@ def read(payload: Mapping[str, Any], policy: FieldPolicy) -> Telling | None:
         int(payload["seq"]),
         int(payload["t"]),
         int(payload["wall"]),
-        str.__str__(name) if isinstance(name, str) else "",
+        policy.hide(str.__str__(name)) if isinstance(name, str) else "",
         said,
     )
 
@@ -98,7 +98,7 @@ def _links(value: object, policy: FieldPolicy) -> tuple[str, ...] | None:
 def read_error(value: object, policy: FieldPolicy) -> dict[str, Any] | None:
     if not isinstance(value, Mapping):
         return None
-    error: dict[str, Any] = {key: text_of(value.get(key, ""), policy.max_length) for key in ("type", "message")}
+    error: dict[str, Any] = {key: policy.text(value.get(key, "")) for key in ("type", "message")}
     leaves: Any = value.get("leaves")
     if type(leaves) in (list, tuple):
         error["leaves"] = [text_of(leaf, policy.max_length) for leaf in islice(leaves, _MAX_LINKS)]

@@ -764,6 +764,7 @@ def test_every_option_is_documented(name: str) -> None:
         ("graph", ["LOG"]),
         ("diff", ["LOG", "LOG"]),
         ("check", ["LOG"]),
+        ("rules", []),
         ("info", []),
         ("config", []),
         ("version", []),

@@ -26,7 +26,7 @@ from asyncinspect_logging.records import LEVELS, STEP_KINDS
 from asyncinspect_logging.states import FINAL, LIVE, OUTCOMES, TRANSITIONS
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 #: Links to what a make target writes, and a checkout may lack.
 MADE_HERE = {"benchmarks/RESULTS.md"}
@@ -179,8 +179,10 @@ def test_internal_links_resolve(page: Path) -> None:
 
 
 def test_every_page_is_listed() -> None:
-    """The index links every page of the folder, and the README every one but the index."""
+    """The index links every page of the folder, and the README every one but the index; so for the API's pages."""
     pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"}
+    modules = {page.name for page in (ROOT / "docs" / "api").glob("*.md")} - {"index.md"}
+    assert set(re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs" / "api" / "index.md").read_text("utf-8"))) == modules
     assert set(re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs" / "index.md").read_text("utf-8"))) == pages
     assert set(re.findall(r"\]\(docs/([\w-]+\.md)\)", (ROOT / "README.md").read_text("utf-8"))) == pages
 

@@ -95,6 +95,33 @@ def test_secret_names(name: str) -> None:
     assert "hidden" not in str(plain([(name.encode(), b"hidden")]))
 
 
+@pytest.mark.parametrize(
+    "name", ["max_tokens", "promptTokens", "sessions", "session_count", "token-limit", "cookie_age", "token.ttl"]
+)
+def test_what_counts_is_no_secret(name: str) -> None:
+    """A number under a name that counts is shown, also in a text; a text under it is not."""
+    policy = FieldPolicy()
+    for value in (512, -1, 0.5):
+        assert policy.apply({name: value, "in": {name: value}}) == {name: value, "in": {name: value}}
+        assert policy.hide(f"sent {name}={value}, and more") == f"sent {name}={value}, and more"
+    for text in ("abc", "512", "5 12x"):
+        assert policy.apply({name: text}) == {name: REDACTED}
+    for value in (1 << 64, float("nan"), decimal.Decimal(5)):
+        assert policy.apply({name: value}) == {name: REDACTED}
+    assert policy.hide(f"{name}=5a12") == f"{name}={REDACTED}"
+
+
+@pytest.mark.parametrize("name", ["token", "passcode", "session", "session_id"])
+def test_what_is_nothing_is_no_secret(name: str) -> None:
+    """A truth value or None is shown under any name, and a number is not."""
+    policy = FieldPolicy()
+    for value in (True, False, None):
+        assert policy.apply({name: value, "in": {name: value}}) == {name: value, "in": {name: value}}
+    for value in (123456, 1.5):
+        assert policy.apply({name: value, "in": {name: value}}) == {name: REDACTED, "in": {name: REDACTED}}
+    assert FieldPolicy(redact=("pass",)).apply({"pass": 1234}) == {"pass": REDACTED}
+
+
 def test_secret_name_beyond_what_is_shown_of_it() -> None:
     """A name is looked at as a whole, however long."""
     name = "x" * 5000 + "password"
@@ -300,20 +327,20 @@ class OddText(Exception):
 
 def test_error() -> None:
     """An exception has a type and a message, cut."""
-    assert error_of(ValueError("no"), 100) == {"type": "ValueError", "message": "no"}
-    assert error_of(KeyError("k" * 100), 5)["message"] == "'kkk…"
-    assert error_of(NoText(), 100) == {
+    assert error_of(ValueError("no"), FieldPolicy(max_length=100)) == {"type": "ValueError", "message": "no"}
+    assert error_of(KeyError("k" * 100), FieldPolicy(max_length=5))["message"] == "'kkk…"
+    assert error_of(NoText(), FieldPolicy(max_length=100)) == {
         "type": f"{__name__}.NoText",
         "message": "<no message: ZeroDivisionError in __str__>",
     }
-    assert error_of(OddText(), 100)["message"] == "said"
+    assert error_of(OddText(), FieldPolicy(max_length=100))["message"] == "said"
 
 
 def test_error_group() -> None:
     """A group tells the types of its leaves, of as many as one cares to read."""
     group = BaseExceptionGroup("all", [ValueError(), ExceptionGroup("some", [KeyError(), OSError()])])
-    error = error_of(group, 100)
+    error = error_of(group, FieldPolicy(max_length=100))
     assert error["leaves"] == ["ValueError", "KeyError", "OSError"]
     assert error["type"] == "ExceptionGroup(ValueError, KeyError, OSError)"
-    many = error_of(ExceptionGroup("many", [ValueError()] * 100_000), 100)
+    many = error_of(ExceptionGroup("many", [ValueError()] * 100_000), FieldPolicy(max_length=100))
     assert len(many["leaves"]) <= 64

@@ -161,7 +161,7 @@ def test_names_are_handed_on(client):
 
 def test_too_many_names_are_a_bad_request(client):
     """An endless query is refused instead of taken apart."""
-    assert ask(client, target="/metrics?" + "&".join(["name[]=a"] * 2000))[0].status == 400
+    assert ask(client, target="/metrics?" + "&".join(["a=b"] * 2000))[0].status == 400
 
 
 def test_the_root_says_where_the_metrics_are(client):
@@ -171,7 +171,9 @@ def test_the_root_says_where_the_metrics_are(client):
     assert b"/metrics" in body
 
 
-@pytest.mark.parametrize("target", ["/other<script>", "/metrics/x", "/METRICS", "//metrics2", "http://h/elsewhere"])
+@pytest.mark.parametrize(
+    "target", ["/other<script>", "/metrics/x", "/METRICS", "//metrics2", "http://localhost/elsewhere"]
+)
 def test_other_paths_are_not_found(client, target):
     """A 404 tells the way and repeats nothing of the request."""
     response, body = ask(client, target=target)
@@ -179,7 +181,7 @@ def test_other_paths_are_not_found(client, target):
     assert body == b"Not here: the metrics are at /metrics\n"
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "BREW<x>"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "BREW"])
 def test_other_methods_are_not_allowed(client, method):
     """A 405 lists the methods, ends the connection (there may be a body on it) and repeats nothing of the request."""
     response, body = ask(client, method, body=b"GET /metrics HTTP/1.1\r\n\r\n")
@@ -246,22 +248,22 @@ def test_the_oldest_connection_makes_room(server, client, monkeypatch):
 
 def test_an_idle_connection_times_out(server, monkeypatch):
     """A client that sends nothing is let go."""
-    monkeypatch.setattr(server_module._Handler, "timeout", 0.05)
+    monkeypatch.setattr(server_module, "_HEAD_TIME", 0.05)
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as idle:
         assert idle.recv(1) == b""
 
 
 def test_a_failing_accept_is_told_once_and_tried_again(server, client, monkeypatch, caplog):
     """Out of file descriptors, say: one warning, and the client that waited is served."""
-    accept = server._listener.get_request
+    accept = server._listener.accept
     failures = [OSError(errno.EMFILE, "too many open files"), OSError(errno.EMFILE, "again"), ConnectionAbortedError()]
 
-    def get_request():
+    def failing():
         if failures:
             raise failures.pop(0)
         return accept()
 
-    monkeypatch.setattr(server._listener, "get_request", get_request)
+    monkeypatch.setattr(server._listener, "accept", failing)
     assert ask(client)[0].status == 200
     assert failures == []
     assert len(caplog.records) == 1
@@ -270,11 +272,11 @@ def test_a_failing_accept_is_told_once_and_tried_again(server, client, monkeypat
 def test_a_connection_without_a_thread_is_closed(server, client, monkeypatch, caplog):
     """When no thread can be started, the client is let go, one warning says so, and the server goes on."""
 
-    def process_request(request, peer):
+    def start(thread):
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patch:
-        patch.setattr(server._listener, "process_request", process_request)
+        patch.setattr(threading.Thread, "start", start)
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as refused:
             assert refused.recv(1) == b""
     assert ask(client)[0].status == 200

@@ -9,7 +9,8 @@ Run by the Python that the environment is to be made from:
 3. the package, built as a wheel and installed from it whenever a source file changed, so that tests import what a
    user would install and never the folder beside them;
 4. Prometheus and the other servers that tests send to, and Node.js for what is written for it, by the system's package
-   manager, where they are missing and may be installed; and that, from npm.
+   manager, where they are missing and may be installed; and that, from npm;
+5. what draws the dashboard, with `--drawing`: Chromium, and Grafana's components from npm.
 
 Each step leaves a stamp holding a digest of what it was made from. Standard library only: nothing is installed yet.
 """
@@ -27,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,27 @@ PACKAGE = ROOT / "asyncinspect_logging"
 PROGRAMS = {
     "redis-server": "redis-server",
     "prometheus": "prometheus",
+    "prometheus-alertmanager": "prometheus-alertmanager",
     "node": "nodejs",
     "npm": "npm",
     "prometheus-pushgateway": "prometheus-pushgateway",
     "collectd": "collectd-core",
+    "wrk": "wrk",
+    "slowhttptest": "slowhttptest",
+    "systemd-analyze": "systemd",
 }
+#: What draws the dashboard.
+DRAWING = {"chromium": "chromium"}
+FONTS = ["fonts-dejavu-core"]
 #: What they run in Node.js, by package and version.
-NODE_PACKAGES = {"statsd": "0.9.0"}
+NODE_PACKAGES = {
+    "statsd": "0.9.0",
+    # The schemas of Kubernetes and of the Prometheus operator.
+    "kubernetes-models": "5.1.0",
+    "@kubernetes-models/prometheus-operator": "6.0.0",
+}
 _NPM_TIMEOUT = 60  # seconds
+_GRAFANA_TIMEOUT = 400  # 340 packages, 310 MB
 
 
 def say(text: str) -> None:
@@ -149,12 +163,12 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def install_programs() -> None:
+def install_programs(programs: dict[str, str], more: Sequence[str] = ()) -> None:
     """Install the programs that are missing. Not being able to is not an error here: the demo can do without, and the
     tests that cannot say so themselves."""
     # Servers are not on every user's path.
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
-    missing = {program: package for program, package in PROGRAMS.items() if not shutil.which(program, path=path)}
+    missing = {program: package for program, package in programs.items() if not shutil.which(program, path=path)}
     if not missing:
         return
     names = " and ".join(missing)
@@ -167,7 +181,7 @@ def install_programs() -> None:
         return
     say(f"installing {names}")
     # One unreachable package source does not keep the others from having it: the install decides.
-    for command in ("update", "-qq"), ("install", "-qq", "-y", "--no-install-recommends", *missing.values()):
+    for command in ("update", "-qq"), ("install", "-qq", "-y", "--no-install-recommends", *missing.values(), *more):
         subprocess.run(
             [*as_root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", *command],
             stdin=subprocess.DEVNULL,
@@ -211,6 +225,33 @@ def install_node_packages() -> None:
     say("they could not be installed")
 
 
+def install_grafana() -> None:
+    """Install Grafana's components, as the lock file says, and run nothing of them. Not being able to is no error."""
+    folder = ROOT / ".cache" / "grafana"
+    files = [ROOT / "tests" / "real" / "grafana" / name for name in ("package.json", "package-lock.json")]
+    wanted = digest(*(file.read_text("utf-8") for file in files))
+    stamp = folder / ".stamp"
+    if shutil.which("npm") is None or (stamp.exists() and stamp.read_text("utf-8") == wanted):
+        return
+    say("installing Grafana's components, which takes a minute or two")
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        shutil.copy(file, folder)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        done = subprocess.run(
+            ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr,
+            check=False,
+            timeout=_GRAFANA_TIMEOUT,
+        )
+        if done.returncode == 0:
+            stamp.write_text(wanted, "utf-8")
+            return
+    say("they could not be installed")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Set up the environment that the Makefile's targets run in.")
     parser.add_argument("--venv", type=Path, default=Path(".venv"), help="folder of the virtual environment")
@@ -218,6 +259,9 @@ def main() -> None:
     parser.add_argument("--extra", action="append", default=[], help="extra of the package to install with it")
     parser.add_argument(
         "--programs", action="store_true", help="install the servers that tests send to, where they are missing"
+    )
+    parser.add_argument(
+        "--drawing", action="store_true", help="install what draws the dashboard: Chromium, and Grafana's components"
     )
     options = parser.parse_args()
 
@@ -228,8 +272,11 @@ def main() -> None:
         environment.install_dependencies(project, options.group)
         environment.install_package(project, options.extra)
         if options.programs:
-            install_programs()
+            install_programs(PROGRAMS)
             install_node_packages()
+        if options.drawing:
+            install_programs(DRAWING, FONTS)
+            install_grafana()
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def view_of(exit: Exit, now: int, notes: Sequence[Note], policy: FieldPolicy) ->
         exit.id,
         parent,
         trace,
-        begun.name if spawn is None else spawn.name,
+        policy.hide(begun.name if spawn is None else spawn.name),
         OUTCOMES[outcome],
         outcome,
         MappingProxyType(fields),

@@ -120,15 +120,23 @@ class Reader:
 
     def read(self) -> Iterator[None]:
         """All of it; a turn is a batch of lines."""
-        clock = self.inspector.clock
         for batch in batches(self.sources, self.progress, getattr(self._rules, "first_time", None)):
-            self._batch = batch
-            if self.watch is not None:
-                self.watch(batch)
-            self.inspector.enter(self._enter)
-            if isinstance(clock, LogClock) and self._bulk is not None:
-                clock.now = self._bulk.latest if self.at is None else self._limit
+            self.take(batch)
             yield
+        self.finish()
+
+    def take(self, batch: Batch) -> None:
+        """A batch of lines."""
+        self._batch = batch
+        if self.watch is not None:
+            self.watch(batch)
+        self.inspector.enter(self._enter)
+        clock = self.inspector.clock
+        if isinstance(clock, LogClock) and self._bulk is not None:
+            clock.now = self._bulk.latest if self.at is None else self._limit
+
+    def finish(self) -> None:
+        """There are no more."""
         self.inspector.enter(self._finish)
 
     def _enter(self, placing: Placing) -> None:

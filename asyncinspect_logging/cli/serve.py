@@ -44,6 +44,13 @@ Examples:
 @click.option(
     "--address", metavar="HOST:PORT", help="Where /metrics is.  [default: ASYNC_INSPECT_METRICS_PORT, or 9090]"
 )
+@click.option("--certfile", metavar="FILE", help="Serve over TLS, with this certificate.")
+@click.option("--keyfile", metavar="FILE", help="Its key, where that is not in the same file.")
+@click.option("--key-password-file", metavar="FILE", help="The password of the key.")
+@click.option("--client-cafile", metavar="FILE", help="Serve to those with a certificate that one of these has signed.")
+@click.option("--bearer-token-file", metavar="FILE", help="Serve to those who send a token in this file.")
+@click.option("--basic-auth-file", metavar="FILE", help="Serve to those who send a USER:PASSWORD in this file.")
+@click.option("--allowed-host", "allowed_hosts", multiple=True, metavar="NAME", help="A name that the server goes by.")
 @log_options
 @as_json
 def serve(
@@ -58,12 +65,15 @@ def serve(
     at: float | None,
     rules: str | None,
     machine: bool,
+    **protection: Any,
 ) -> None:
     """Serve /metrics from logs, until Ctrl-C or SIGTERM.
 
     --follow and --listen make it a sidecar of running processes: one exact page for all of them. --json prints one
-    object once it serves, with the addresses.
+    object once it serves, with the addresses. Each option that protects /metrics has a variable as well:
+    ASYNC_INSPECT_METRICS_CERTFILE and so on.
     """
+    protection["allowed_hosts"] = protection["allowed_hosts"] or None
     if not logs and listen is None:
         raise click.UsageError("name a log, or an address with --listen")
     if follow or listen is not None or state is not None:
@@ -78,7 +88,7 @@ def serve(
         )
         listening = None if sidecar.address is None else str(sidecar.address)
         # Not its inspector: what is scraped is saved first, so that no counter is lower after a restart.
-        _page(sidecar, address, listening, machine, sidecar.stop, sidecar.run)
+        _page(sidecar, address, protection, listening, machine, sidecar.stop, sidecar.run)
         return
     if grace is not None or local is not None:
         raise click.UsageError("--grace and --local are for processes that go on: give --follow or --listen")
@@ -93,12 +103,13 @@ def serve(
     if not reading.report.records and not inspector.snapshot(tasks=False).names:
         warn(str(no_records(reading.report, " ".join(logs))))
     done = threading.Event()
-    _page(inspector, address, None, machine, done.set, done.wait)
+    _page(inspector, address, protection, None, machine, done.set, done.wait)
 
 
 def _page(
     source: Source,
     address: str | None,
+    protection: dict[str, Any],
     listening: str | None,
     machine: bool,
     stop: Callable[[], object],
@@ -113,7 +124,7 @@ def _page(
 
     before = signal.signal(signal.SIGTERM, end)
     try:
-        with PrometheusExporter(source).start_server(address) as server:
+        with PrometheusExporter(source).start_server(address, **protection) as server:
             if machine:
                 print_json("serve", {"metrics": server.url, "listen": listening})
             else:

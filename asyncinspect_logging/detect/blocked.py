@@ -111,6 +111,11 @@ class Watchdog:
                 shortest = min(shortest, max(began + self._limit - heart.clock.monotonic_ns(), 0))
         return shortest / 1e9
 
+    def late(self) -> float:
+        """Seconds for which the latest of the loops has not come back by now; 0 where all do."""
+        owed = [(heart.clock.monotonic_ns(), heart.due_since()) for heart in hearts()]
+        return max((now - since for now, since in owed if since is not None), default=0) / 1e9
+
     def _begin(self, books: Books, heart: Heart, number: int, since: int) -> None:
         doing = _doing(heart)
         stack = _stack(heart)

@@ -30,6 +30,7 @@ class Options(TypedDict, total=False):
     duration_buckets: Sequence[float]
     name_label: str
     exemplars: bool
+    scrape_timeout: float
 
 
 class AllOptions(Options, total=False):

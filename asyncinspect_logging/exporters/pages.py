@@ -75,10 +75,17 @@ class Page:
         # Text 0.0.4 knows of no exemplars.
         self._with_examples = self._blocks if not found else renderer.with_examples(self._blocks, found)
         self._others = others
+        self._texts: dict[bool, bytes] = {}
         self._packed: dict[bool, bytes] = {}
 
     def text(self, *, openmetrics: bool = False) -> bytes:
-        """The page in the format OpenMetrics, or 0.0.4."""
+        """The page in the format OpenMetrics, or 0.0.4, made once: slow clients all hold the same."""
+        text = self._texts.get(openmetrics)
+        if text is None:
+            text = self._texts[openmetrics] = self._make(openmetrics)
+        return text
+
+    def _make(self, openmetrics: bool) -> bytes:
         ours = self._renderer.page(self._with_examples if openmetrics else self._blocks, openmetrics=openmetrics)
         if self._others:
             return ours + _generate(self._others, openmetrics=openmetrics)
@@ -88,7 +95,8 @@ class Page:
         """The same in gzip, made once."""
         packed = self._packed.get(openmetrics)
         if packed is None:
-            packed = self._packed[openmetrics] = _gzip(self.text(openmetrics=openmetrics))
+            # Whoever takes it in gzip takes it so again: the text need not be kept.
+            packed = self._packed[openmetrics] = _gzip(self._texts.get(openmetrics) or self._make(openmetrics))
         return packed
 
     def pack_like(self, other: Page) -> None:
@@ -124,6 +132,11 @@ class PageMaker:
         self._streak = 0
         self._failing = False
         self.begin()
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last page could not be made."""
+        return self._failing
 
     def begin(self) -> None:
         """Start without a page, and with locks that nobody holds: at first, and in the child of a fork."""

@@ -17,12 +17,14 @@ from ..errors import ConfigError
 from ..process import after_fork
 from ..snapshot import Snapshot
 from . import scrape
+from .bounded import Bounded
 from .combine import combine
 from .exemplars import Exemplars
 from .exposition import Renderer
 from .families import Group
 from .options import AllOptions, Options, check_buckets, check_label, check_seconds
 from .pages import PageMaker, Source, Updater
+from .protection import Protection, ServerOptions
 from .server import MetricsServer, check_path
 
 if TYPE_CHECKING:
@@ -87,6 +89,8 @@ class PrometheusExporter:
         the default ones are exact for tasks that end after the exporter was made; earlier ones count at the next
         default bound above theirs.
     name_label: how the label `name` is spelled, for example "task_name".
+    scrape_timeout: seconds that a scrape may take; one that takes longer, since a collector in the registry is stuck,
+        is answered with 503. Prometheus waits 10 seconds by default.
     exemplars: True puts trace id and span id of the last task beside the buckets of durations and polls, on pages of
         OpenMetrics, for whoever exports traces too.
 
@@ -112,11 +116,13 @@ class PrometheusExporter:
         duration_buckets: Sequence[float] = DURATION_BOUNDS,
         name_label: str = "name",
         exemplars: bool = False,
+        scrape_timeout: float = 10.0,
     ) -> None:
         self.path = check_path(path)
         if port is not None:
             check_port(port)
         interval = check_seconds("update_interval", update_interval, zero=True)
+        limit = check_seconds("scrape_timeout", scrape_timeout, zero=False)
         bounds = check_buckets(duration_buckets)
         switches: dict[Group, bool] = {
             "task": task_metrics,
@@ -128,6 +134,7 @@ class PrometheusExporter:
         self._renderer = Renderer(groups, check_label(name_label), bounds)
         source = _default_inspector() if inspector is None else inspector
         examples = Exemplars(_endings(source), bounds) if exemplars else None
+        self._source = source
         processes = _all_processes(source)
         if processes is not None:
             source = processes
@@ -141,6 +148,7 @@ class PrometheusExporter:
         #: The registry that holds this exporter; metrics registered there appear on its pages too.
         self.registry: CollectorRegistry = CollectorRegistry() if registry is None else registry
         self._pages = PageMaker(source, self._renderer, self.registry, interval, examples)
+        self._bounded = Bounded(self._pages, limit)
         self._servers: list[MetricsServer] = []
         self._updater: Updater | None = None
         self._register()
@@ -215,15 +223,16 @@ class PrometheusExporter:
         self._pages.updated_every = seconds
         self._updater = Updater(self.update, seconds)
 
-    def start_server(self, address: str | int | None = None) -> MetricsServer:
+    def start_server(self, address: str | int | None = None, **options: Unpack[ServerOptions]) -> MetricsServer:
         """Serve the metrics over HTTP, from threads of its own, until the server or the exporter is closed.
 
         `address` is "host:port", "[ipv6]:port" or a port; port 0 is any free one (see the server's `port`). Without an
         address, it is what the environment variable ASYNC_INSPECT_METRICS_PORT says, else the exporter's port, else the
         `metrics_port` of the inspector's config. Without a host it listens on 127.0.0.1 only; write "0.0.0.0:9090" to
-        be reached from other machines.
+        be reached from other machines, and say in `options` (see `ServerOptions`) who may read the metrics there; where
+        nothing says so, a line in the log does.
 
-        Raises ConfigError if the address cannot be used. In the child of a fork the server is closed.
+        Raises ConfigError if the address or an option cannot be used. In the child of a fork the server is closed.
         """
         variable = os.environ.get(_PORT_VARIABLE, "").strip()
         if address is not None:
@@ -232,17 +241,33 @@ class PrometheusExporter:
             host, port = parse_address(variable, _PORT_VARIABLE)
         else:
             host, port = parse_address(self._address)
-        server = MetricsServer(self._pages, host, port, self.path)
+        protection = Protection(options)
+        server = MetricsServer(
+            self._bounded, host, port, self.path, protection, lambda: self._unready(protection.ready_lag)
+        )
         self._servers = [*(other for other in self._servers if not other.closed), server]
         return server
 
+    def _unready(self, lag: float | None) -> str:
+        """Why the process is not ready for work, as far as can be seen from here; "" if it is. Takes no snapshot."""
+        if self._bounded.is_overdue:
+            return "the metrics take too long to collect"
+        if self._pages.failing:
+            return "the metrics cannot be collected"
+        sources: Sequence[Any] = self._source.sources if isinstance(self._source, _Sum) else [self._source]
+        if not any(getattr(one, "is_fed", True) or not getattr(one, "first_hand", True) for one in sources):
+            return "no handler and no processor feeds the inspector"
+        if lag is not None and any(one.loop_late() > lag for one in sources if hasattr(one, "loop_late")):
+            return "an event loop does not come back"
+        return ""
+
     def wsgi_app(self) -> Callable[[scrape.Environ, scrape.StartResponse], list[bytes]]:
         """A WSGI app that gives the metrics at whatever path it is mounted."""
-        return scrape.wsgi_app(self._pages)
+        return scrape.wsgi_app(self._bounded)
 
     def asgi_app(self) -> Callable[[scrape.Scope, scrape.Receive, scrape.Send], Awaitable[None]]:
         """An ASGI 3 app that gives the metrics at whatever path it is mounted."""
-        return scrape.asgi_app(self._pages)
+        return scrape.asgi_app(self._bounded)
 
     def close(self) -> None:
         """Stop the updater and the servers, and leave the registry. May be repeated."""
@@ -283,5 +308,6 @@ class PrometheusExporter:
         for server in servers:
             server.abandon()
         self._pages.begin()
+        self._bounded.begin()
         if self._updater is not None:
             self._updater = Updater(self.update, self._updater.seconds)

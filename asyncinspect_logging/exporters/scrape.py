@@ -9,13 +9,16 @@ from http import HTTPStatus
 from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import parse_qs
 
-__all__ = ["OPENMETRICS", "TEXT", "Pages", "Response", "asgi_app", "respond", "wsgi_app"]
+__all__ = ["OPENMETRICS", "TEXT", "Overdue", "Pages", "Response", "asgi_app", "respond", "wsgi_app"]
 
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 # A scrape names a handful of series; a longer list would only cost time.
 _MAX_NAMES: Final = 1000
+
+# What a browser is told: take it for nothing else than what it is called, and keep no copy.
+_ALWAYS: Final = (("X-Content-Type-Options", "nosniff"), ("Cache-Control", "no-store"))
 
 Environ = MutableMapping[str, Any]
 StartResponse = Callable[..., Any]
@@ -24,11 +27,17 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
+class Overdue(Exception):
+    """A page was not made in time."""
+
+
 class Pages(Protocol):
     """Where pages come from."""
 
     def serve(self, *, openmetrics: bool, compress: bool, names: Sequence[str]) -> bytes:
-        """A page for a scrape; with `names`, only the samples of these names. Raises what went wrong, after logging."""
+        """A page for a scrape; with `names`, only the samples of these names. Raises what went wrong, after logging,
+        and Overdue where it takes too long.
+        """
 
 
 class Response(NamedTuple):
@@ -42,7 +51,7 @@ class Response(NamedTuple):
 
     @classmethod
     def of(cls, status: HTTPStatus, body: bytes, *headers: tuple[str, str]) -> Response:
-        return cls(status, [*headers, ("Content-Length", str(len(body)))], body)
+        return cls(status, [*headers, *_ALWAYS, ("Content-Length", str(len(body)))], body)
 
 
 def _accepted(header: str) -> Iterable[tuple[str, dict[str, str], float]]:
@@ -75,8 +84,8 @@ def _wants_gzip(accept_encoding: str) -> bool:
 
 def respond(pages: Pages, method: str, query: str, accept: str, accept_encoding: str) -> Response:
     """The answer to a request of the metrics: GET and HEAD give a page (its body too: leave it out for HEAD), `name[]`
-    in the query selects samples by name. A page that cannot be made is a 500, so that the failure shows in the `up`
-    of the scraper.
+    in the query selects samples by name. A page that cannot be made is a 500, and one that takes too long a 503, so
+    that the failure shows in the `up` of the scraper: a page with parts missing would look like counters that are gone.
     """
     if method not in ("GET", "HEAD"):
         text = "The metrics are read with GET or HEAD.\n"
@@ -88,6 +97,9 @@ def respond(pages: Pages, method: str, query: str, accept: str, accept_encoding:
     openmetrics, compress = _wants_openmetrics(accept), _wants_gzip(accept_encoding)
     try:
         body = pages.serve(openmetrics=openmetrics, compress=compress, names=names)
+    except Overdue:
+        text = 'The metrics take too long to collect; the logger "asyncinspect.internal" says where.\n'
+        return Response.plain(HTTPStatus.SERVICE_UNAVAILABLE, text)
     except Exception:
         text = 'The metrics could not be collected; the logger "asyncinspect.internal" has the reason.\n'
         return Response.plain(HTTPStatus.INTERNAL_SERVER_ERROR, text)

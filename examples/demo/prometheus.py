@@ -20,6 +20,7 @@ CONFIG = """\
 global:
   scrape_interval: {interval}
   scrape_timeout: {interval}
+  evaluation_interval: {interval}
 scrape_configs:
   - job_name: unnamed
     file_sd_configs:
@@ -35,11 +36,14 @@ def find() -> str | None:
 
 
 class Prometheus:
-    """Runs Prometheus with its data and configuration in `folder`, scraping every `interval`."""
+    """Runs Prometheus with its data and configuration in `folder`, scraping every `interval`. `more`: what else there
+    is to be in the configuration, such as rules.
+    """
 
-    def __init__(self, folder: Path, *, interval: str = "1s") -> None:
+    def __init__(self, folder: Path, *, interval: str = "1s", more: str = "") -> None:
         self.folder = folder
         self.interval = interval
+        self.more = more
         self.address = ""
         self._targets: list[dict[str, Any]] = []
         self._process: subprocess.Popen[bytes] | None = None
@@ -48,7 +52,7 @@ class Prometheus:
         executable = find()
         if executable is None:
             raise FileNotFoundError("Prometheus is not installed: there is no `prometheus` on PATH")
-        (self.folder / "prometheus.yml").write_text(CONFIG.format(interval=self.interval), "utf-8")
+        (self.folder / "prometheus.yml").write_text(CONFIG.format(interval=self.interval) + self.more, "utf-8")
         self._write_targets()
         # Where util-linux can arrange it, the server also goes when its owner is killed and closes nothing.
         guard = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
@@ -108,6 +112,13 @@ class Prometheus:
         """Answer of an instant query: labels and value of each series."""
         result = self._api("query", query=promql)["result"]
         return [(sample["metric"], float(sample["value"][1])) for sample in result]
+
+    def query_range(
+        self, promql: str, start: float, end: float, step: float
+    ) -> list[tuple[dict[str, str], list[float]]]:
+        """Labels of each series, and the moments (Unix seconds) from start to end at which it has a value."""
+        result = self._api("query_range", query=promql, start=str(start), end=str(end), step=str(step))["result"]
+        return [(series["metric"], [float(at) for at, _ in series["values"]]) for series in result]
 
     def metadata(self, job: str) -> dict[str, dict[str, str]]:
         """Type, help and unit of every family that the job's page declares, by family name."""

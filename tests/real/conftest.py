@@ -56,6 +56,13 @@ def promtool() -> str:
 
 
 @pytest.fixture(scope="session")
+def needs_alertmanager() -> None:
+    """Skips where Alertmanager is not installed."""
+    if not (shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")):
+        _missing("Alertmanager is not installed")
+
+
+@pytest.fixture(scope="session")
 def prometheus_server(needs_prometheus: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A Prometheus that scrapes each second: add_target(job, address), wait_for_scrape(job, after=…), query(promql),
     value(promql), targets(), metadata(job). One for the whole session; every test gives its targets a job of its own.
