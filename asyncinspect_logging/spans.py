@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from . import process
 from .diagnostics import warn_once
-from .fields import error_of, text_of
+from .fields import FieldPolicy, error_of, text_of
 from .frames import AVAILABLE, FrameTally, held, hold, holders, let_go, passed_through
 from .notices import Misuse
 from .opened import asyncio_task, open_of, other_task
@@ -62,7 +62,7 @@ class _Outside:
         #: parent if that is a span of the other library; None where nobody looks.
         self.parent: Callable[[Span | None, contextvars.Context | None], tuple[int | str, int] | None] | None = None
         #: Given a span that fails, and the exception.
-        self.failed: Callable[[Span, BaseException], None] | None = None
+        self.failed: Callable[[Span, BaseException, FieldPolicy], None] | None = None
 
 
 outside: Final = _Outside()
@@ -448,13 +448,14 @@ class Span:
     def _explain(self, exc: BaseException) -> str:
         """Keep what is to be known of the exception that leaves the span, and return the outcome that it means."""
         audience = self._audience
-        self.error = error_of(exc, DEFAULT_POLICY if audience is None else audience.policy)
+        policy = DEFAULT_POLICY if audience is None else audience.policy
+        self.error = error_of(exc, policy)
         if isinstance(exc, GeneratorExit):
             return "abandoned"
         if is_cancellation(exc):
             return "cancelled"
         if outside.failed is not None:
-            outside.failed(self, exc)
+            outside.failed(self, exc, policy)
         return "failed"
 
     def _misused(self, how: str) -> None:

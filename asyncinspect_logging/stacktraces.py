@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping
 from types import CodeType
 from typing import Any, Final, NamedTuple
 
-from .fields import error_of
+from .fields import FieldPolicy, error_of
 from .spans import Span, outside
 
 __all__ = ["keep", "stacktrace"]
 
-#: Of one exception the innermost frames; of a chain the last exceptions; characters of a message.
+#: Of one exception the innermost frames; of a chain the last exceptions; characters of a line.
 _FRAMES: Final = 32
 _CHAIN: Final = 4
 _LENGTH: Final = 1024
@@ -33,7 +33,7 @@ class _Raised(NamedTuple):
     because: str
 
 
-_known: weakref.WeakKeyDictionary[Span, tuple[_Raised, ...]] = weakref.WeakKeyDictionary()
+_known: weakref.WeakKeyDictionary[Span, tuple[FieldPolicy, tuple[_Raised, ...]]] = weakref.WeakKeyDictionary()
 _users = 0
 
 
@@ -56,7 +56,7 @@ def keep() -> Callable[[], None]:
     return undo
 
 
-def _failed(span: Span, exc: BaseException) -> None:
+def _failed(span: Span, exc: BaseException, policy: FieldPolicy) -> None:
     found: list[_Raised] = []
     raised: BaseException | None = exc
     while raised is not None and len(found) < _CHAIN:
@@ -66,26 +66,26 @@ def _failed(span: Span, exc: BaseException) -> None:
             frames.append((at.tb_frame.f_code, at.tb_lineno))
             at = at.tb_next
         cause, context = raised.__cause__, None if raised.__suppress_context__ else raised.__context__
-        found.append(
-            _Raised(error_of(raised, _LENGTH), tuple(frames), _CAUSE if cause else _CONTEXT if context else "")
-        )
+        because = _CAUSE if cause else _CONTEXT if context else ""
+        found.append(_Raised(error_of(raised, policy), tuple(frames), because))
         raised = cause or context
-    _known[span] = tuple(found)
+    _known[span] = policy, tuple(found)
 
 
 def stacktrace(span: Any) -> str | None:
-    """The text of what ended `span`, as Python would print it; None where nothing is kept of it."""
-    if not _known or not isinstance(span, Span):
+    """The text of what ended `span`, as Python would print it, but for secrets; None where nothing is kept of it."""
+    if not _known or not isinstance(span, Span) or (known := _known.get(span)) is None:
         return None
+    policy, chain = known
     parts: list[str] = []
-    for number, raised in enumerate(reversed(_known.get(span, ()))):
+    for number, raised in enumerate(reversed(chain)):
         parts.append(raised.because if number else "")
         parts.append("Traceback (most recent call last):\n")
         for code, line in raised.frames:
             parts.append(f'  File "{code.co_filename}", line {line}, in {code.co_name}\n')
             source = linecache.getline(code.co_filename, line).strip()
             if source:
-                parts.append(f"    {source[:_LENGTH]}\n")
+                parts.append(f"    {policy.text(source, _LENGTH)}\n")
         kind, message = raised.error["type"], raised.error["message"]
         parts.append(f"{kind}: {message}\n" if message else f"{kind}\n")
     return "".join(parts) or None

@@ -108,6 +108,7 @@ def server(interval: int, steps: list[int], seconds: float) -> None:
         exporter.start_server("127.0.0.1:0") as metrics,
         module.Prometheus(Path(folder), interval=f"{interval}s") as prometheus,
     ):
+
         def own(name: str) -> float:
             """A metric of the Prometheus itself, summed up over its labels."""
             with urllib.request.urlopen(f"http://{prometheus.address}/metrics", timeout=30) as response:

@@ -284,6 +284,18 @@ def test_stacktraces(listen: Listen, make: Make, receiver: Any, to: dict[str, st
     assert not stacktraces._known
 
 
+def test_a_stacktrace_has_no_secrets(listen: Listen, make: Make, receiver: Any, to: dict[str, str]) -> None:
+    """Neither those of messages nor those that stand in the source."""
+    exporter = make("shop", listen(), stacktraces=True, **to)
+    with pytest.raises(ConnectionError), span("work"):
+        raise ConnectionError("postgres://app:hunter2@db refused password='hunter3'")
+    exporter.export_tasks()
+    (text,) = (otlp.attributes_of(event)["exception.stacktrace"] for event in receiver.spans[0].events)
+    assert "hunter" not in text
+    assert "ConnectionError: postgres://[redacted]@db refused password=[redacted]" in text
+    assert "raise ConnectionError" in text
+
+
 def test_any_exporter_of_the_sdk(listen: Listen, make: Make) -> None:
     """Is given spans of the SDK, in batches; what it does not take comes again."""
     taken: list[list[str]] = []
