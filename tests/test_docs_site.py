@@ -163,6 +163,8 @@ def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
         assert not re.findall(
             r"<(?:script|img|link)[^>]* (?:src|href)=\"?(?:https?:)?//(?!asyncinspect)[^>]*>", html
         ), page
+        # The theme's own script would get what draws it from elsewhere.
+        assert 'class="mermaid"' not in html, page
         assert not [link for link in Tags.of(html, inside=True).links if link.endswith(".md")], page.name
 
 

@@ -100,13 +100,15 @@ def test_the_schemas_find_mistakes() -> None:
 
 @pytest.mark.parametrize("name", ["deployment.yaml", "sidecar.yaml"])
 def test_kubernetes_objects_fit_each_other(name: str) -> None:
-    """Selectors select the pods, and every port that is named is one that a container has."""
-    (deployment,) = (each for each in objects_of(OPS / "kubernetes" / name) if each["kind"] == "Deployment")
+    """Selectors select the pods, and every port is one that a container has; by number where what looks for it may not
+    look at init containers (kubernetes/kubernetes#127958, projectcalico/calico#8881).
+    """
+    (deployment,) = objects_of(OPS / "kubernetes" / name)
     template = deployment["spec"]["template"]
     labels = template["metadata"]["labels"]
     containers = [*template["spec"].get("initContainers", []), *template["spec"]["containers"]]
     ports = {port["name"]: port["containerPort"] for each in containers for port in each.get("ports", [])}
-    (service,) = (each for each in objects_of(OPS / "kubernetes" / "deployment.yaml") if each["kind"] == "Service")
+    (service,) = objects_of(OPS / "kubernetes" / "service.yaml")
     (by_service,) = objects_of(OPS / "kubernetes" / "servicemonitor.yaml")
     (by_pod,) = objects_of(OPS / "kubernetes" / "podmonitor.yaml")
     (policy,) = objects_of(OPS / "kubernetes" / "networkpolicy.yaml")
@@ -116,10 +118,10 @@ def test_kubernetes_objects_fit_each_other(name: str) -> None:
     assert by_pod["spec"]["selector"]["matchLabels"] == labels
     assert policy["spec"]["podSelector"]["matchLabels"] == labels
     assert by_service["spec"]["selector"]["matchLabels"] == service["metadata"]["labels"]
-    assert {port["targetPort"] for port in service["spec"]["ports"]} == set(ports)
+    assert {port["name"]: port["targetPort"] for port in service["spec"]["ports"]} == ports
     assert {each["port"] for each in by_service["spec"]["endpoints"]} == {"metrics"}
     assert {each["port"] for each in by_pod["spec"]["podMetricsEndpoints"]} == {"metrics"}
-    assert {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]} == set(ports)
+    assert {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]} == {*ports.values()}
     assert service["metadata"]["annotations"]["prometheus.io/port"] == str(ports["metrics"])
     for container in containers:
         named = {port["name"] for port in container.get("ports", [])}
@@ -129,6 +131,8 @@ def test_kubernetes_objects_fit_each_other(name: str) -> None:
             given = [each["value"] for each in container.get("env", []) if each["name"] == "ASYNC_INSPECT_METRICS_PORT"]
             given += [each.removeprefix("--address=") for each in container.get("args", []) if "--address=" in each]
             assert given == [f"0.0.0.0:{ports['metrics']}"]
+    volumes = {volume["name"] for volume in template["spec"].get("volumes", [])}
+    assert {mount["name"] for each in containers for mount in each.get("volumeMounts", [])} == volumes
 
 
 def test_the_rules_as_an_object_of_the_operator() -> None:
@@ -277,8 +281,16 @@ def started(*command: str | Path, env: dict[str, str]) -> Iterator[Callable[[str
 
 
 def test_the_service_of_compose_counts_its_load(compose: dict[str, Any]) -> None:
-    """It says where it serves, and its own metrics have every request that was answered, by route and by outcome."""
+    """It says where it serves, answers to the probes of Compose and Kubernetes, and its own metrics have every request
+    that was answered, by route and by outcome.
+    """
     folder = OPS / "compose"
+    (deployment,) = objects_of(OPS / "kubernetes" / "deployment.yaml")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    probes = [container[probe]["httpGet"]["path"] for probe in container if probe.endswith("Probe")]
+    assert len(probes) == 3
+    probes += re.findall(r"9090(/[^\"]+)", compose["services"]["app"]["healthcheck"]["test"][-1])
+    assert len(probes) == 4
     environment = {"ASYNC_INSPECT_METRICS_PORT": "127.0.0.1:0", "PORT": "0"}
     assert {*environment} >= {*compose["services"]["app"]["environment"]} - {"ASYNC_INSPECT_PRESET"}
     with started(sys.executable, folder / "app.py", env=environment) as wait_for:
@@ -289,6 +301,9 @@ def test_the_service_of_compose_counts_its_load(compose: dict[str, Any]) -> None
                 wait_for(rf"(/orders/{answered}) ")
         with urllib.request.urlopen(metrics, timeout=10) as response:
             page = response.read().decode()
+        for path in probes:
+            with urllib.request.urlopen(metrics.removesuffix("/metrics") + path, timeout=10) as response:
+                assert response.status == 200
     name = '{name="GET /orders/{order}"}'
     counted = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in page.splitlines() if line[0] != "#"}
     assert counted[f"async_inspect_tasks_failed_total{name}"] >= 1
@@ -392,8 +407,22 @@ def test_the_configurations_in_the_docs(text: str, promtool: str, tmp_path: Path
         run(promtool, "check", "rules", file)
     elif "apiVersion" in keys:
         assert check_objects([content]) == [[]]
+    elif keys == {"spec"}:
+        # What is added to the pod's template of a Deployment, and has its image from there.
+        for container in content["spec"]["containers"]:
+            container["image"] = "registry.example/myapp:1.0"
+        named = {mount["name"] for container in content["spec"]["containers"] for mount in container["volumeMounts"]}
+        assert named == {volume["name"] for volume in content["spec"]["volumes"]}
+        assert check_objects([{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "myapp"}, **content}]) == [[]]
     elif "receivers" in keys:
         check_collector(content, promtool, tmp_path)
+    elif keys == {"otlp_config"}:
+        # Datadog's agent, which nothing checks; what its page sends to is what this opens.
+        protocols = content["otlp_config"]["receiver"]["protocols"]
+        assert {name: each["endpoint"] for name, each in protocols.items()} == {
+            "grpc": "localhost:4317",
+            "http": "localhost:4318",
+        }
     else:
         pytest.fail("nothing checks this block")
 
