@@ -79,26 +79,36 @@ _MARGIN: Final = 512
 # Between scheme and host, up to the last @ that can be meant: a password may have any of "/?#@" in it, though it should
 # not. (A port is no password.)
 _USERINFO: Final = re.compile(
-    r"://(?:[^\s/?#@:\"'<>]*:(?!\d{1,5}[/?#])[^\s@\"'<>]{0,512}|[^\s/?#@\"'<>]*)@(?:[^\s/?#@]*@)*"
+    r"://(?:[^\s/?#@:\"'<>]*+:(?!//|\d{1,5}[/?#])[^\s@:\"'<>]*+(?::(?!//)[^\s@:\"'<>]*+)*+|[^\s/?#@\"'<>]*)@(?:[^\s/?#@]*@)*"
 )
+_LAST: Final = re.compile(r"(?<![^\s@])[^\s@]++\Z")
 _USERINFO_CUT: Final = re.compile(r"://[^\s/?#@:]*:(?!\d{0,5}\Z)[^\s@]*\Z")
 # Ways of HTTP authentication, and what looks like credentials after them: words of a sentence do not.
 _CREDENTIALS: Final = re.compile(
     r"\b(?:((?i:bearer|basic) {1,4})(?=[A-Za-z]?[a-z]*[0-9A-Z._~+/=-]+[A-Za-z0-9=])"
     r"|((?i:token|apikey|digest|negotiate) {1,4})(?=[A-Za-z._~+/=-]*[0-9]))[A-Za-z0-9._~+/=-]{8,}"
 )
-_WEB_TOKEN: Final = re.compile(r"\beyJ[\w-]{6,}\.[\w-]*(?:\.[\w-]*)?")
+# With what is none of them to its end, or each "eyJ" in that were a beginning again.
+_WEB_TOKEN: Final = re.compile(r"\beyJ[\w-]{6,}+(?P<rest>\.[\w-]*(?:\.[\w-]*)?)?")
 _KEY_BLOCK: Final = re.compile(
     r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]{0,40}-----|\Z)", re.S
 )
-#: A name in a text, with what stands between it and its value; the value; and one that goes on to the end of the line.
-_NAME: Final = re.compile(r"(?<![\w.-])([\w.-]++)(\\*[\"']?\s{0,4}(?:=>|[:=])\s{0,4})")
-_VALUE: Final = re.compile(
-    r"\[redacted\]|[bru]{0,2}(\\*)(?P<quote>[\"']).*?(?:(?<!\\)\1(?P=quote)|\Z)|[^\s,;&\"'<>)}\]]++", re.S
+#: A name in a text, with what stands between it and its value: `name=`, `"name": `, `a[name]=`, `--name `, `("name", `.
+_NAME: Final = re.compile(
+    r"(?<![\w.-])(?:(?P<name>[\w.-]++)\\*[\"']?(?:\]|%5[Dd])?\s{0,4}[:=]{1,3}>?\s{0,4}"
+    r"|(?P<option>--[\w-]++)\s{1,4}(?!-)"
+    r"|(?:(?<=[(\[][\"'])|(?<=[(\[][bru\\][\"']))(?P<first>[\w.-]++)\\*[\"'],\s?"
+    r"(?=[bru]?\\*[\"'][^\"']*+[\"']\s?[)\]]|\[redacted\]))"
 )
-_LINE: Final = re.compile(
-    r"\[redacted\]|[bru]{0,2}(\\*)(?P<quote>[\"']).*?(?:(?<!\\)\1(?P=quote)|\Z)|[^\r\n\"']++", re.S
-)
+_WORD_BEFORE: Final = re.compile(r"([\w-]+) \Z")
+_QUOTED: Final = r"\[redacted\]|[bru]{0,2}(\\*)(?P<quote>[\"']).*?(?:(?<!\\)\1(?P=quote)|\Z)"
+_VALUE: Final = re.compile(_QUOTED + r"|<?[^\s,;&\"'<>)}\]]++", re.S)
+#: A value that goes on to the end of the line, with the quoted values of its parameters.
+_LINE: Final = re.compile(_QUOTED + r"|(?:[^\r\n\"']|(?<==)\"[^\"\r\n]*\"|(?<==\\)\"[^\"\r\n]*\")++", re.S)
+#: A value in brackets, or an object that shows itself as a call; and what counts for where it ends.
+_OPENED: Final = re.compile(r"(?!\[redacted\])[\w.]{0,64}\(|(?!\[redacted\])[\[{]")
+_BRACKET: Final = re.compile(r"(\\*[\"']).*?(?:(?<!\\)\1|\Z)|[\[({]|[\])}]", re.S)
+_NOTHING: Final = re.compile(r"(?:None|True|False|null|true|false)(?=[\s,;&\"'<>)}\]]|\Z)")
 _WHOLE_LINES: Final = ("authorization", "cookie")
 _COUNT: Final = re.compile(r"[+-]?\d{1,19}(?:\.\d{1,9})?(?=[\s,;&\"'<>)}\]]|\Z)")
 
@@ -142,6 +152,24 @@ def _shown_anyway(name: str, value: object) -> bool:
     if cls is int:
         return -_BIGGEST < value < _BIGGEST and _is_counted(name)  # type: ignore[operator]
     return cls is float and value - value == 0 and _is_counted(name)  # type: ignore[operator]
+
+
+def _end_of(value: re.Pattern[str], text: str, at: int) -> int:
+    found = value.match(text, at)
+    return 0 if found is None else found.end()
+
+
+def _end_of_brackets(text: str, at: int) -> int:
+    """Where the value in brackets that begins there has its end; 0 if there is none. One that is not closed takes all."""
+    opened = _OPENED.match(text, at)
+    if opened is None:
+        return 0
+    depth = 1
+    for found in _BRACKET.finditer(text, opened.end()):
+        depth += (found[0] in "[({") - (found[0] in "])}")
+        if not depth:
+            return found.end()
+    return len(text)
 
 
 class FieldPolicy:
@@ -235,9 +263,11 @@ class FieldPolicy:
         if "://" in text and ("@" in text or cut):
             text = _USERINFO.sub(f"://{REDACTED}@", text)
             if cut:
-                text = _USERINFO_CUT.sub(f"://{REDACTED}", text)
+                # In the last word alone, or each "://" were looked behind to the end.
+                last = _LAST.search(text)
+                text = text if last is None else text[: last.start()] + _USERINFO_CUT.sub(f"://{REDACTED}", last[0])
         if "eyJ" in text:
-            text = _WEB_TOKEN.sub(REDACTED, text)
+            text = _WEB_TOKEN.sub(lambda found: REDACTED if found["rest"] else found[0], text)
         if "-----BEGIN" in text:
             text = _KEY_BLOCK.sub(REDACTED, text)
         if " " in text:
@@ -251,7 +281,7 @@ class FieldPolicy:
                 or "negotiate " in low
             ):
                 text = _CREDENTIALS.sub(rf"\1\2{REDACTED}", text)
-        if ("=" in text or ":" in text) and self._names_secret(text):
+        if ("=" in text or ":" in text or "--" in text or "," in text) and self._names_secret(text):
             text = self._hide_values(text)
         return text
 
@@ -259,19 +289,36 @@ class FieldPolicy:
         """A text without the values that follow the names of secrets."""
         parts: list[str] = []
         done = 0
-        for name in _NAME.finditer(text):
-            # Not remembered: whoever writes the text could fill the memory with names.
-            if name.start() < done or not self._names_secret(name[1]):
+        # Whether the entry before was `"name": "password"`, and so a "value" is what it says.
+        named = False
+        for found in _NAME.finditer(text):
+            if found.start() < done:
                 continue
-            if _is_counted(name[1]) and _COUNT.match(text, name.end()):
+            name, at = found[found.lastgroup or 0], found.end()
+            # Not remembered: whoever writes the text could fill the memory with names.
+            if not self._names_secret(name) and not self._two_words(text, found) and not (named and name == "value"):
+                if name in ("name", "key"):
+                    value = _VALUE.match(text, at)
+                    named = value is not None and self._names_secret(value[0])
+                continue
+            named = False
+            if _NOTHING.match(text, at) or (_is_counted(name) and _COUNT.match(text, at)):
                 continue
             # A header goes on to the end of its line.
-            line = any(whole in name[1].lower() for whole in _WHOLE_LINES)
-            value = (_LINE if line else _VALUE).match(text, name.end())
-            if value is not None:
-                parts += text[done : name.end()], REDACTED
-                done = value.end()
+            line = any(whole in name.lower() for whole in _WHOLE_LINES)
+            end = _end_of_brackets(text, at) or _end_of(_LINE if line else _VALUE, text, at)
+            if end:
+                parts += text[done:at], REDACTED
+                done = end
         return "".join(parts) + text[done:]
+
+    def _two_words(self, text: str, found: re.Match[str]) -> bool:
+        """Whether the name is the second word of a secret's, and neither word says so alone: `API key: …`."""
+        start = found.start()
+        if text[start - 1 : start] != " " or (before := _WORD_BEFORE.search(text, max(0, start - 24), start)) is None:
+            return False
+        first, second = _bare(before[1]), _bare(found[found.lastgroup or 0])
+        return any(part in first + second and part not in first for part in self._bare_parts)
 
     def _names_secret(self, text: str) -> bool:
         bare = _bare(text)
@@ -318,12 +365,17 @@ class _Plain:
         self._room -= len(text) + 2
         return text
 
+    def _is_name(self, value: object) -> bool:
+        """Whether it is the name of a secret."""
+        return type(value) in (str, bytes) and self._policy._names_secret(text_of(value, _MAX_KEY))
+
     def _container(self, value: Any, depth: int) -> Any:
         self._room -= 2
         # Copied before anything is done with it, since another thread may change it meanwhile; and no more than needed.
         if type(value) is dict:
             entries = list(islice(value.items(), _MAX_ITEMS))
             plain: dict[str, Any] = {}
+            named = any(type(key) is str and key in ("name", "key") and self._is_name(item) for key, item in entries)
             for count, (key, item) in enumerate(entries):
                 if self._room <= 0:
                     del entries[count:]
@@ -331,20 +383,24 @@ class _Plain:
                 text = text_of(key, _MAX_KEY)
                 name = key if type(key) is str else text
                 self._room -= len(text) + 2
-                hidden = self._policy._is_secret(name) and not _shown_anyway(name, item)
+                hidden = self._policy._is_secret(name) or (named and name == "value")
+                hidden = hidden and not _shown_anyway(name, item)
                 plain[text] = REDACTED if hidden else self.of(item, depth)
             if len(value) > len(entries):
                 plain["…"] = f"{len(value) - len(entries)} more"
             return plain
         some = list(islice(value, _MAX_ITEMS))
-        if len(value) == 2 and type(some[0]) in (str, bytes) and self._policy._is_secret(text_of(some[0], _MAX_KEY)):
+        if len(value) == 2 and self._is_name(some[0]):
             # A name and its value, as in a list of headers.
             return [text_of(some[0], _MAX_KEY), REDACTED]
-        items = []
+        items = list[Any]()
+        option = False
         for item in some:
             if self._room <= 0:
                 break
-            items.append(self.of(item, depth))
+            items.append(REDACTED if option else self.of(item, depth))
+            # Arguments of a command.
+            option = type(item) is str and item.startswith("--") and "=" not in item and self._is_name(item)
         if len(value) > len(items):
             items.append(f"… {len(value) - len(items)} more")
         return items
