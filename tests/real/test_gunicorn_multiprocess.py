@@ -111,6 +111,28 @@ def serving(folder: Path, *options: str, server: str = "gunicorn", app: str = "s
 COMPLETED = 'async_inspect_tasks_completed_total{name="request"}'
 
 
+def test_a_port_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gunicorn's own process serves the sum, and is ready, while each of its workers stands still."""
+    address = f"127.0.0.1:{free_port()}"
+    monkeypatch.setenv("ASYNC_INSPECT_METRICS_PORT", address)
+    with serving(tmp_path, *UVICORN) as service:
+        answered = 0
+        for _ in range(30):
+            with urllib.request.urlopen(f"http://127.0.0.1:{service.port}/", timeout=20):
+                answered += 1
+        workers = service.workers()
+        for worker in workers:
+            os.kill(worker, signal.SIGSTOP)
+        try:
+            with urllib.request.urlopen(f"http://{address}/metrics", timeout=20) as page:
+                assert f"\n{COMPLETED} {float(answered)}\n" in page.read().decode()
+            with urllib.request.urlopen(f"http://{address}/-/ready", timeout=20) as ready:
+                assert ready.status == 200
+        finally:
+            for worker in workers:
+                os.kill(worker, signal.SIGCONT)
+
+
 @pytest.mark.parametrize("preload", [False, True])
 def test_killed_and_replaced(tmp_path: Path, preload: bool) -> None:
     """SIGKILL of five workers, and SIGHUP, which replaces all: the sum is that of the answers, and of what was open."""
