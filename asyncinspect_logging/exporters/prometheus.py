@@ -255,8 +255,8 @@ class PrometheusExporter:
         if self._pages.failing:
             return "the metrics cannot be collected"
         sources: Sequence[Any] = self._source.sources if isinstance(self._source, _Sum) else [self._source]
-        # Of many processes, others are fed.
-        if not self._shared and not any(getattr(one, "is_fed", True) or not getattr(one, "first_hand", True) for one in sources):
+        fed = any(getattr(one, "is_fed", True) or not getattr(one, "first_hand", True) for one in sources)
+        if not fed and not self._shared:  # of many processes, others are fed
             return "no handler and no processor feeds the inspector"
         if lag is not None and any(one.loop_late() > lag for one in sources if hasattr(one, "loop_late")):
             return "an event loop does not come back"

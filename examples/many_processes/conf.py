@@ -1,6 +1,4 @@
-"""What gunicorn is to do: serve the page on a port of its own, and for the application's own metrics, let the gauges of a
-worker go with it.
-"""
+"""What gunicorn is to do: serve the page on a port of its own, and let a worker's gauges of the application's own go."""
 
 import os
 from typing import Any
