@@ -1,4 +1,4 @@
-"""What gunicorn is to do: serve the page on a port of its own, and let a worker's gauges of the application's own go."""
+"""What gunicorn is to do: serve the page on a port of its own, and let a worker's gauges of your own metrics go."""
 
 import os
 from typing import Any
