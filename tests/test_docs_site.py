@@ -46,6 +46,23 @@ def test_the_figures_are_those_of_the_benchmarks() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_figures_of_the_readme_are_those_of_the_benchmarks() -> None:
+    """What it says in words of a span and of a task is what was measured, rounded."""
+    results = (ROOT / "benchmarks" / "RESULTS.md").read_text("utf-8")
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
+
+    def measured(line: str) -> list[float]:
+        (row,) = re.findall(rf"^\| {re.escape(line)}.*? \| .*? \| ([\d.]+) . \| ([\d.]+) . \|", results, re.MULTILINE)
+        return sorted(map(float, row))
+
+    assert "about four times as long as a minimal context manager" in readme
+    assert {round(figure) for figure in measured("span enter and exit, handler attached")} == {4}
+    assert "or less than 0.4 of one `logger.info(" in readme
+    assert max(measured("the same against one `logger.info")) < 0.4
+    least, most = measured("a task under `install()`, all metrics")
+    assert f"takes {least:.1f} to {most:.1f} times as long as a bare one" in readme
+
+
 def test_other_figures_are_found(tmp_path: Path) -> None:
     """With another result, the pages are not right."""
     results = ROOT / "benchmarks" / "RESULTS.md"
