@@ -160,7 +160,7 @@ def _end_of(value: re.Pattern[str], text: str, at: int) -> int:
 
 
 def _end_of_brackets(text: str, at: int) -> int:
-    """Where the value in brackets that begins there has its end; 0 if there is none. One that is not closed takes all."""
+    """Where the value in brackets that begins there ends, at the latest with the text; 0 if there is none."""
     opened = _OPENED.match(text, at)
     if opened is None:
         return 0

@@ -351,11 +351,127 @@ def test_who_has_asked_for_nothing_goes_first(monkeypatch: pytest.MonkeyPatch) -
         for other in others:
             other.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
         wait_until(lambda: pages.asked == 3)
-        # All are waiting for answers by now, and nobody else is let in.
+        # All are waiting for answers by now: whoever comes now has one after that.
         with connect(server) as late:
-            assert rest_of(late) == b""
-        gate.set()
+            late.sendall(b"GET /-/healthy HTTP/1.1\r\n\r\n")
+            late.settimeout(0.05)
+            with pytest.raises(TimeoutError):
+                late.recv(1)
+            assert len(server._listener.connections) == 3
+            gate.set()
+            late.settimeout(10)
+            assert b"healthy" in late.recv(65536)
         assert b"m 1" in waiting.recv(65536)
+
+
+_FLOOD = """
+import socket, sys, threading
+
+def flood():
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=5) as attacker:
+                attacker.sendall(b"GET /metrics HTTP/1.1\\r\\n\\r\\n" * 200)
+                while attacker.recv(65536):
+                    attacker.sendall(b"GET /metrics HTTP/1.1\\r\\n\\r\\n" * 200)
+        except OSError:
+            pass
+
+for _ in range(int(sys.argv[2])):
+    threading.Thread(target=flood, daemon=True).start()
+print("flooding", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_who_keeps_all_places_busy_shuts_nobody_out(server: MetricsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While others wait for a place no connection serves another request, so that everybody's turn comes."""
+    monkeypatch.setattr(server_module, "_MAX_CONNECTIONS", 32)
+    command = [sys.executable, "-c", _FLOOD, str(server.port), "48"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as attacker:
+        try:
+            assert attacker.stdout is not None
+            attacker.stdout.readline()
+            wait_until(lambda: len(server._listener.connections) == 32)
+            for _ in range(5):
+                assert get(server)[0] == 200
+        finally:
+            attacker.kill()
+    wait_until(lambda: not server._listener.connections and not server._listener.crowded)
+    with connect(server) as kept:
+        for _ in range(2):
+            kept.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            assert b"Connection" not in kept.recv(65536)
+
+
+def test_the_slowest_is_let_go_and_not_the_last_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scraper that has kept its connection since before a slow reader came has its answer."""
+    monkeypatch.setattr(server_module, "_MAX_SENDING", 20 << 20)
+    with serve(Pages(16 << 20)) as server, connect(server) as scraper:
+        scraper.sendall(b"GET /-/healthy HTTP/1.1\r\n\r\n")
+        assert b"healthy" in scraper.recv(65536)
+        with connect(server) as slow:
+            slow.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            wait_until(lambda: any(one.sending for one in server._listener.connections))
+            scraper.sendall(b"GET /metrics HTTP/1.1\r\nConnection: close\r\n\r\n")
+            assert len(rest_of(scraper)) > 16 << 20
+            assert len(rest_of(slow)) < 16 << 20
+
+
+def test_no_thread_is_left_after_close() -> None:
+    """Whoever does not take its answer is let go after a second; port and names can be had again at once."""
+    server = serve(Pages(64 << 20))
+    with connect(server) as slow, connect(server):
+        slow.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        wait_until(lambda: any(one.sending for one in server._listener.connections))
+        threads = [one.thread for one in server._listener.connections]
+        server.close()
+        for thread in threads:
+            thread.join(5)
+            assert not thread.is_alive()
+    files, running = len(os.listdir("/dev/fd")), threading.active_count()
+    for _ in range(20):
+        with MetricsServer(Pages(), "127.0.0.1", server.port, "/metrics") as again, connect(again) as client:
+            client.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            assert b"m 1" in client.recv(65536)
+    assert len(os.listdir("/dev/fd")) <= files
+    assert threading.active_count() <= running
+
+
+_NO_FILES = """
+import logging, resource, socket, sys, time
+from asyncinspect_logging.exporters.server import MetricsServer
+
+class Pages:
+    def serve(self, *, openmetrics, compress, names):
+        return b"m 1"
+
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+with MetricsServer(Pages(), "127.0.0.1", 0, "/metrics") as server:
+    client = socket.socket()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (client.fileno() + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    client.connect(("127.0.0.1", server.port))
+    client.sendall(b"GET /metrics HTTP/1.1\\r\\n\\r\\n")
+    began = time.process_time()
+    time.sleep(1)
+    print("busy" if time.process_time() - began > 0.3 else "calm")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    client.settimeout(10)
+    print(client.recv(65536).split(b"\\r\\n")[0].decode())
+    client.close()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of files are those of POSIX")
+def test_out_of_files(tmp_path: Path) -> None:
+    """The server waits without being busy, says so once, and answers when there are some again."""
+    (tmp_path / "program.py").write_text(_NO_FILES)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "program.py")], capture_output=True, text=True, check=True, timeout=30
+    )
+    told, calm, answer = done.stdout.splitlines()
+    assert "cannot accept: [Errno 24]" in told
+    assert (calm, answer) == ("calm", "HTTP/1.1 200 OK")
 
 
 # -- how long --------------------------------------------------------------------------------------------------------
@@ -694,9 +810,38 @@ def test_the_environment_protects_too(tmp_path: Path, monkeypatch: pytest.Monkey
             assert get(server, Authorization=f"Bearer {SECRET}")[0] == 401
             assert get(server, Authorization="Bearer own", Host="b.example")[0] == 421
     assert Protection({}).ready_lag == 2.5
-    monkeypatch.setenv("ASYNC_INSPECT_METRICS_BASIC_AUTH_FILE", "")
+    monkeypatch.delenv("ASYNC_INSPECT_METRICS_BASIC_AUTH_FILE")
     monkeypatch.setenv("ASYNC_INSPECT_METRICS_BASIC_AUTH", "v:w:x")
     assert Protection({}).admits(basic("v:w:x"))
+
+
+@pytest.mark.parametrize(
+    "variable", ["BEARER_TOKEN", "BEARER_TOKEN_FILE", "BASIC_AUTH", "BASIC_AUTH_FILE", "CLIENT_CAFILE"]
+)
+def test_an_empty_secret_opens_nothing(variable: str) -> None:
+    """What a variable was to be made of is missing: an error, and not metrics for everybody."""
+    for empty in ("", " "):
+        with pytest.raises(ConfigError, match=f"ASYNC_INSPECT_METRICS_{variable} is empty"):
+            Protection({}, {f"ASYNC_INSPECT_METRICS_{variable}": empty})
+    assert not Protection({}, {"ASYNC_INSPECT_METRICS_READY_LAG": "", "ASYNC_INSPECT_METRICS_CERTFILE": ""}).tls
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/metrics", "//metrics", "/%6detrics", "/%2Fmetrics", "/metrics/", "/METRICS", "/-/healthy/../metrics", "*",
+     "/-/healthy/", "/-/healthy%2f..%2fmetrics", "/metrics?/-/healthy", "/metrics%23/-/healthy", "/-/HEALTHY",
+     "http://localhost/metrics", "http://localhost", "/;/-/healthy", "/metrics#/-/healthy"],
+)  # fmt: skip
+@pytest.mark.parametrize("method", ["GET", "HEAD", "get", "POST"])
+def test_no_way_around_the_token(target: str, method: str) -> None:
+    """However the path is written, whatever came before on the connection: who shows nothing reads nothing."""
+    with serve(bearer_token=SECRET) as server:
+        for version in ("1.0", "1.1"):
+            request = f"{method} {target} HTTP/{version}\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n"
+            assert status_of(raw(server, request.encode())) == 401
+        before = f"GET /metrics HTTP/1.1\r\nAuthorization: Bearer {SECRET}\r\n\r\nGET /-/healthy HTTP/1.1\r\n\r\n"
+        answers = raw(server, before.encode() + request.replace("1.0", "1.1").encode())
+        assert re.findall(rb"HTTP/1\.1 (\d+)", answers) == [b"200", b"200", b"401"]
 
 
 # -- TLS -------------------------------------------------------------------------------------------------------------

@@ -34,6 +34,8 @@ _MAX_FILE: Final = 64 * 1024
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]+")
 _AUTHORITY: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:@/\s]*))(?::[0-9]{0,5})?")
 _PREFIX: Final = "ASYNC_INSPECT_METRICS_"
+#: Variables that somebody has set so that not everybody reads.
+_PROTECTING: Final = ("CLIENT_CAFILE", "BEARER_TOKEN", "BEARER_TOKEN_FILE", "BASIC_AUTH", "BASIC_AUTH_FILE")
 
 
 class ServerOptions(TypedDict, total=False):
@@ -174,6 +176,11 @@ class Protection:
         self._called = {key: key for key in given}
         for variable in SERVER_VARIABLES:
             option, text = variable.lower(), env.get(_PREFIX + variable, "").strip()
+            if not text and variable in _PROTECTING and _PREFIX + variable in env and option not in given:
+                # Most likely what it was to be made of is missing, and the metrics would be open.
+                raise ConfigError(
+                    f"{_PREFIX}{variable} is empty, which would leave the metrics open; give it a value, or unset it"
+                )
             if text and option not in given:
                 given[option] = text
                 self._called[option] = _PREFIX + variable

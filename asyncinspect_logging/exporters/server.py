@@ -50,9 +50,9 @@ _SLOW: Final = 2.0
 #: Bytes that are worth copying, so that head and body leave together.
 _TOGETHER: Final = 1 << 16
 
-# In order of who is let go first to make room: who has asked for nothing yet, who waits between two requests, and who
-# is slow to take an answer. Who waits for an answer stays.
-_NEW, _IDLE, _SENDING, _WORKING = range(4)
+# In order of who is let go first to make room: who has had its last answer, who has asked for nothing yet, who waits
+# between two requests, and who is slow to take an answer. Who waits for an answer stays.
+_LEAVING, _NEW, _IDLE, _SENDING, _WORKING = range(5)
 
 
 def check_path(path: object) -> str:
@@ -174,7 +174,9 @@ class _Connection:
 
     def _send(self, request: Request | None, response: Response) -> bool:
         usual = response.status in (HTTPStatus.OK, HTTPStatus.NOT_FOUND)
-        keep = usual and request is not None and request.keep and not self.listener.closing
+        # Where others wait for a place nobody keeps one, or those who have one could shut them out.
+        stays = not self.listener.closing and not self.listener.crowded
+        keep = usual and request is not None and request.keep and stays
         lines = [f"HTTP/1.1 {response.status.value} {response.status.phrase}", f"Date: {formatdate(usegmt=True)}"]
         lines += [f"{name}: {value}" for name, value in response.headers]
         lines += ["Content-Security-Policy: default-src 'none'; frame-ancestors 'none'"]
@@ -193,7 +195,7 @@ class _Connection:
 
     def _linger(self) -> None:
         """Take what the client sends on, for a while: closed with bytes unread, the answer would be taken back."""
-        self._become(_IDLE)
+        self._become(_LEAVING)
         until, taken = self.since + _LINGER_TIME, 0
         socket.socket.shutdown(self.sock, socket.SHUT_WR)
         while taken < _LINGER:
@@ -221,6 +223,7 @@ class _Listener:
         self.protection = protection
         self.unready = unready
         self.closing = False
+        self.crowded_at = float("-inf")
         self.lock = threading.Lock()
         #: In order of arrival.
         self.connections: dict[_Connection, None] = {}
@@ -236,16 +239,31 @@ class _Listener:
             raise
         self.loopback = is_loopback(self.socket.getsockname()[0])
 
+    @property
+    def crowded(self) -> bool:
+        """Whether clients have come lately for which there was no place left."""
+        return time.monotonic() - self.crowded_at < 1
+
+    def _full(self) -> bool:
+        if len(self.connections) < _MAX_CONNECTIONS:
+            return False
+        self.crowded_at = time.monotonic()
+        return True
+
     def accept(self) -> bool:
-        """Take in the next client, whoever has to go for that; returns whether somebody had to."""
+        """Take in the next client, whoever has to go for that; returns whether there was no place left. Where nobody
+        can go it stays in the queue.
+        """
+        with self.lock:
+            if self._full() and self._least(_SLOW) is None:
+                return True
         accepted, _ = self.socket.accept()
-        made_room = False
         connection = _Connection(self, accepted)
         with self.lock:
-            if len(self.connections) >= _MAX_CONNECTIONS:
-                made_room = True
+            full = self._full()
+            if full:
                 oldest = self._least(_SLOW)
-                if oldest is None:
+                if oldest is None:  # it has asked for something meanwhile
                     accepted.close()
                     return True
                 del self.connections[oldest]
@@ -257,15 +275,13 @@ class _Listener:
             self.forget(connection)
             accepted.close()
             raise
-        return made_room
+        return full
 
     def _least(self, slow: float) -> _Connection | None:
         """Who is to make room for others."""
         slow_since = time.monotonic() - slow
         able = [
-            one
-            for one in self.connections
-            if one.state in (_NEW, _IDLE) or (one.state == _SENDING and one.since <= slow_since)
+            one for one in self.connections if one.state <= _IDLE or (one.state == _SENDING and one.since <= slow_since)
         ]
         return min(able, key=lambda one: (one.state, one.since), default=None)
 
@@ -274,7 +290,8 @@ class _Listener:
         with self.lock:
             sending = [one for one in self.connections if one.state == _SENDING]
             excess = sum(one.sending for one in sending) - _MAX_SENDING
-            for one in sorted(sending[:-1], key=lambda one: one.since):
+            # The last one has only begun.
+            for one in sorted(sending, key=lambda one: one.since)[:-1]:
                 if excess <= 0:
                     return
                 excess -= one.sending
@@ -433,6 +450,8 @@ class MetricsServer:
         deadline = time.monotonic() + 1
         for connection in connections:
             connection.thread.join(max(0.0, deadline - time.monotonic()))
+            if connection.thread.is_alive():
+                connection.leave()
 
     def abandon(self) -> None:
         """Let go of what a fork copied, without a word on the sockets, which are the parent's."""
