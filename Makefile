@@ -49,8 +49,9 @@ lint: setup ## ruff, mypy and bandit
 	$(VENV)/bin/mypy --strict examples tools
 	$(VENV)/bin/bandit -q -c pyproject.toml -r asyncinspect_logging
 
-docs: setup ## the docs as a site, in .cache/site
-	$(VENV)/bin/python -m mkdocs build
+docs: ## the docs as a site, in .cache/site
+	@set -e; $(find_python); $(call setup,.venv-docs,docs)
+	.venv-docs/bin/python -m mkdocs build
 
 # Asks PyPI's database of vulnerabilities about each package that is installed here. --strict: one that it does not know
 # of is an error, or without an answer from the database all would seem well.

@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ import pytest
 
 from asyncinspect_logging import AsyncInspectHandler, AsyncInspectProcessor, Config, Inspector
 from asyncinspect_logging.catalogue import DROP_REASONS, EVENT_TYPES
+from asyncinspect_logging.config import SERVER_VARIABLES
 from asyncinspect_logging.exporters.families import FAMILIES
 from asyncinspect_logging.exporters.prometheus import PrometheusExporter
 from asyncinspect_logging.records import LEVELS, STEP_KINDS
@@ -389,6 +391,19 @@ def test_a_new_inspector_has_the_documented_label_values() -> None:
     page = PrometheusExporter(Inspector()).gather()
     for label, values in (("type", EVENT_TYPES), ("reason", DROP_REASONS), ("state", [*LIVE, *FINAL])):
         assert all(f'{label}="{value}"' in page for value in values)
+
+
+def test_every_variable_that_is_named_is_one() -> None:
+    """In the pages and in ops/, each ASYNC_INSPECT_… is a setting or an option of the server."""
+    files = [*PAGES, ROOT / "SECURITY.md", *(file for file in (ROOT / "ops").rglob("*") if file.is_file())]
+    named = {
+        name for file in files for name in re.findall(r"\bASYNC_INSPECT_[A-Z_]*[A-Z]\b", file.read_text("utf-8"))
+    }
+    settings = {field.name.upper() for field in fields(Config)}
+    options = {f"METRICS_{name}" for name in SERVER_VARIABLES}
+    known = {f"ASYNC_INSPECT_{name}" for name in {*settings, *options, "PRESET"}}
+    assert named <= known
+    assert len(named) > len(settings)
 
 
 def test_the_pages_name_nothing_of_the_machine() -> None:
