@@ -38,7 +38,7 @@ INJECTIONS = ("miscount", "drops", "leak", "exception", "stderr", "thread", "des
 #: Spans of each kind of worker in a child.
 IN_CHILD = 400
 #: Seconds that a child, and whatever ends by itself, may take.
-PATIENCE = 120.0
+PATIENCE = 60.0
 #: Seconds after which the watcher has nothing to watch any more, and has gone.
 LEAVING = 10.0
 #: MB that the memory may gain after the warm-up, by its slope: what CPython's allocator may do by itself.
@@ -171,7 +171,7 @@ class Soak:
             began = time.monotonic()
             least = self._total()
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE) as answer:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2 * PATIENCE) as answer:
                     page = answer.read().decode()
                 most = self._total()
                 sums = sums_of(page)
@@ -335,7 +335,7 @@ class Soak:
             exporter.start_continuous_export(1.0)
         for sender in statsd:
             sender.start(max(4.0, options.names / 250))
-        self._exporter = PrometheusExporter(inspector, update_interval=0.0, scrape_timeout=PATIENCE)
+        self._exporter = PrometheusExporter(inspector, update_interval=0.0, scrape_timeout=2 * PATIENCE)
         if "page" in options.inject:
             self._exporter.registry.register(_Wrong())
         server = self._exporter.start_server("127.0.0.1:0")
