@@ -24,7 +24,7 @@ find_python = python=$$(PYTHON="$(PYTHON)" tools/python.sh)
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint docs audit suite test-all bench transparency fuzz setup drawing clean
+.PHONY: help demo test check lint docs audit suite test-all bench transparency fuzz soak setup drawing clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -86,6 +86,12 @@ transparency: setup ## the test suites of other packages, with and without insta
 
 fuzz: setup ## a million wrong inputs for everything that reads input; about half an hour
 	$(VENV)/bin/python tests/fuzz $(ARGS)
+
+# The report is written anew of the figures that are kept, those of `make bench` too.
+soak: setup ## ten million spans while everything around goes wrong; into benchmarks/RESULTS.md; half an hour
+	@version=$$($(VENV)/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	$(VENV)/bin/python tests/soak --json benchmarks/soak-$$version.json $(ARGS)
+	$(VENV)/bin/python benchmarks/report.py
 
 setup:
 	@set -e; $(find_python); $(call setup,$(VENV),test lint docs,--programs)

@@ -5,6 +5,9 @@ Add a handler to the logging config, wrap coroutines in a span, read /metrics.
 
 from typing import TYPE_CHECKING, Any
 
+# Of which `spans` imports nothing before it is called: a module that another thread imports at the moment of a fork can
+# never be imported in the child.
+from . import decorate as _decorate  # noqa: F401
 from .config import Config
 from .drivers import install, instrument, run
 from .handler import AsyncInspectHandler

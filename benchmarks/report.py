@@ -1,11 +1,16 @@
-"""The table of RESULTS.md: goals, figures of each interpreter, and the peers'."""
+"""The table of RESULTS.md: goals, figures of each interpreter, and the peers'; and what the last soak gave.
+
+python benchmarks/report.py    # write RESULTS.md anew, of the figures that are kept beside it
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["ROWS", "Row", "markdown", "verdict"]
+__all__ = ["ROWS", "Row", "kept_in", "markdown", "verdict"]
 
 
 class Row(NamedTuple):
@@ -330,8 +335,31 @@ def _by_name(ours: Sequence[Mapping[str, Mapping[str, float]]], versions: Sequen
         yield f"- {what}: {told or 'none'}."
 
 
-def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
-    """The whole of RESULTS.md for the runs of one or more interpreters."""
+def _soak(soaks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The section on the soaks, if there were any; each tells of itself what it wrote down."""
+    if not soaks:
+        return
+    yield from (
+        "",
+        "## Soak",
+        "",
+        "Written by `make soak`: threads and event loops begin spans of every outcome while /metrics is scraped, the",
+        "process forks, logging is set up anew, tasks are cancelled, fields cannot be shown, the disk under the log is",
+        "full, and collectors are dead (tests/soak). A trouble is an error in the application, a counter that is not",
+        "exact, a page that is not valid, memory that has grown, or a thread or file descriptor that is left.",
+    )
+    for soak in soaks:
+        yield from ("", f"{soak['build']}; {soak['machine']}; {soak['at']}:", "", "| what | figure |", "| --- | --- |")
+        yield from (f"| {what} | {value} |" for what, value in soak["table"])
+
+
+def kept_in(folder: Path, what: str) -> list[dict[str, Any]]:
+    """The figures of all interpreters that are kept in a folder, of `what`: "results" or "soak"."""
+    return [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob(f"{what}-*.json"))]
+
+
+def markdown(runs: Sequence[Mapping[str, Any]], soaks: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The whole of RESULTS.md for the runs, and the soaks, of one or more interpreters."""
     runs = sorted(runs, key=lambda run: [int(part) for part in _version(run).split(".")])
     versions = [_version(run) for run in runs]
     lines = [
@@ -357,4 +385,10 @@ def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
     left_out = sorted({f"{group} ({_version(run)}): {why}" for run in runs for group, why in run["missing"].items()})
     if left_out:
         lines += ["", "Left out:", "", *(f"- {line}" for line in left_out)]
+    lines += _soak(soaks)
     return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    here = Path(__file__).resolve().parent
+    (here / "RESULTS.md").write_text(markdown(kept_in(here, "results"), kept_in(here, "soak")), "utf-8")

@@ -164,8 +164,8 @@ def main(arguments: list[str] | None = None) -> None:
                 "missing"
             ]
         keep.write_text(json.dumps(measured, indent=1) + "\n", "utf-8")
-        kept = [json.loads(path.read_text("utf-8")) for path in sorted(options.out.parent.glob("results-*.json"))]
-        options.out.write_text(report.markdown(kept), "utf-8")
+        kept = report.kept_in(options.out.parent, "results")
+        options.out.write_text(report.markdown(kept, report.kept_in(options.out.parent, "soak")), "utf-8")
     print(report.markdown(kept))
 
 

@@ -182,6 +182,27 @@ def test_run_keeps_and_merges(tmp_path: Path) -> None:
     assert "99.5 F" in page
 
 
+def test_figures_of_the_soak_survive(tmp_path: Path) -> None:
+    """What `make soak` left beside the table is part of it, whatever is measured later."""
+    out = tmp_path / "RESULTS.md"
+    told = {"build": "CPython 2.7.1", "machine": "2 CPUs", "at": "2026-11-22, seed 1", "table": [["spans", "7 over 3"]]}
+    (tmp_path / "soak-2.7.json").write_text(json.dumps(told))
+    command = [sys.executable, BENCHMARKS / "run.py", "--quick", "--only", "unheard", "--out", out]
+    subprocess.run(command, check=True, capture_output=True)
+    page = out.read_text("utf-8")
+    assert page.count("## Soak") == 1
+    assert (
+        "CPython 2.7.1; 2 CPUs; 2026-11-22, seed 1:\n\n| what | figure |\n| --- | --- |\n| spans | 7 over 3 |" in page
+    )
+
+
+def test_results_are_those_that_are_kept(load: Any) -> None:
+    """RESULTS.md is made of the files beside it."""
+    report = load("report")
+    page = report.markdown(report.kept_in(BENCHMARKS, "results"), report.kept_in(BENCHMARKS, "soak"))
+    assert (BENCHMARKS / "RESULTS.md").read_text("utf-8") == page
+
+
 def test_unknown_group_is_refused() -> None:
     """A group that does not exist is an error that lists those that do."""
     done = subprocess.run([sys.executable, BENCHMARKS / "run.py", "--only", "nonsense"], capture_output=True, text=True)

@@ -147,3 +147,33 @@ def test_finished_tasks_are_passed_on_by_the_parent() -> None:
         assert [task.view.name for task in finished.take()] == ["in the parent"]
         """
     )
+
+
+def test_fork_while_another_thread_imports() -> None:
+    """A module that another thread imports at the moment of a fork can never be imported in the child: spans need none
+    that is not there from the beginning.
+    """
+    in_process(
+        """
+        import importlib._bootstrap, signal
+        held, done = threading.Event(), threading.Event()
+
+        def hold():
+            lock = importlib._bootstrap._get_module_lock("asyncinspect_logging.decorate")
+            with lock if hasattr(lock, "__enter__") else importlib._bootstrap._ModuleLockManager(lock.name):
+                held.set()
+                done.wait(30)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait(30)
+
+        def check():
+            signal.alarm(10)
+            assert span("child")(max)(1, 2) == 2
+
+        in_child(check)
+        done.set()
+        thread.join()
+        """
+    )
