@@ -50,7 +50,7 @@ lint: setup ## ruff, mypy and bandit
 	$(VENV)/bin/bandit -q -c pyproject.toml -r asyncinspect_logging
 
 docs: ## the docs as a site, in .cache/site
-	@set -e; $(find_python); $(call setup,.venv-docs,docs)
+	@set -e; $(find_python); "$$python" tools/setup.py --venv .venv-docs --group docs
 	.venv-docs/bin/python -m mkdocs build
 
 # Asks PyPI's database of vulnerabilities about each package that is installed here. --strict: one that it does not know

@@ -396,9 +396,7 @@ def test_a_new_inspector_has_the_documented_label_values() -> None:
 def test_every_variable_that_is_named_is_one() -> None:
     """In the pages and in ops/, each ASYNC_INSPECT_… is a setting or an option of the server."""
     files = [*PAGES, ROOT / "SECURITY.md", *(file for file in (ROOT / "ops").rglob("*") if file.is_file())]
-    named = {
-        name for file in files for name in re.findall(r"\bASYNC_INSPECT_[A-Z_]*[A-Z]\b", file.read_text("utf-8"))
-    }
+    named = {name for file in files for name in re.findall(r"\bASYNC_INSPECT_[A-Z_]*[A-Z]\b", file.read_text("utf-8"))}
     settings = {field.name.upper() for field in fields(Config)}
     options = {f"METRICS_{name}" for name in SERVER_VARIABLES}
     known = {f"ASYNC_INSPECT_{name}" for name in {*settings, *options, "PRESET"}}
