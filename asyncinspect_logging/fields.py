@@ -214,7 +214,12 @@ class FieldPolicy:
                 if cls is str:
                     # What may hold a secret has one of these; most values have none.
                     if (
-                        len(value) > limit or ":" in value or "=" in value or " " in value or "eyJ" in value
+                        len(value) > limit
+                        or ":" in value
+                        or "=" in value
+                        or " " in value
+                        or "," in value
+                        or "eyJ" in value
                     ) and value not in clean:
                         fields[key] = self.text(value)
                 elif cls is int:
@@ -281,7 +286,9 @@ class FieldPolicy:
                 or "negotiate " in low
             ):
                 text = _CREDENTIALS.sub(rf"\1\2{REDACTED}", text)
-        if ("=" in text or ":" in text or "--" in text or "," in text) and self._names_secret(text):
+        if (
+            "=" in text or ":" in text or "--" in text or ("," in text and ("'" in text or '"' in text))
+        ) and self._names_secret(text):
             text = self._hide_values(text)
         return text
 

@@ -18,7 +18,7 @@ from .. import process
 from ..books import QUIET, Books
 from ..driven import opened_in
 from ..driver import qualname_of
-from ..routing import Clock
+from ..routing import DEFAULT_POLICY, Clock
 from ..snapshot import Finding
 from ..spans import Span
 from ..stacks import current_frames
@@ -163,7 +163,7 @@ def _doing(heart: Heart) -> _Doing:
         task: Any = None if loop is None else asyncio.current_task(loop)
     except Exception:
         task = None
-    coro, name = ("", "") if task is None else (qualname_of(task), task.get_name())
+    coro, name = ("", "") if task is None else (qualname_of(task), DEFAULT_POLICY.hide(task.get_name()))
     step = stepping.get(ident)
     if step is not None and step.started:
         return _Doing(coro or step.coro_name, name, step.started, list(opened_in(step._key)))
