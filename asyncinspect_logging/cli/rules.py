@@ -27,6 +27,7 @@ Examples:
   asyncinspect rules --alerts > /etc/prometheus/async-inspect-alerts.yml
   asyncinspect rules --recording > /etc/prometheus/async-inspect-recording.yml
   asyncinspect rules --job shop --prefix Shop --severity critical=page --severity warning=ticket
+  asyncinspect rules --alerts --runbooks https://wiki.example/async-inspect-alerts
 """
 )
 @click.option("--alerts", is_flag=True, help="The alerting rules.")
@@ -43,7 +44,9 @@ Examples:
     metavar="LEVEL=NAME",
     help="Say this for critical, or for warning, in the label severity.",
 )
-@click.option("--runbooks", default=RUNBOOKS, metavar="URL", help="The page that has the alerts' headings.")
+@click.option(
+    "--runbooks", default=RUNBOOKS, metavar="URL", show_default=True, help="The page with the alerts' headings."
+)
 @as_json
 def rules(
     alerts: bool,

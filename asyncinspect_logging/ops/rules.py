@@ -12,8 +12,8 @@ from ..errors import ConfigError
 
 __all__ = ["ALERTS", "RECORDINGS", "RUNBOOKS", "SEVERITIES", "Alert", "Recording", "rule_groups", "rules_text"]
 
-#: Where the page is that has a heading for each alert.
-RUNBOOKS: Final = "https://asyncinspect-logging.readthedocs.io/en/stable/alerts/"
+#: Where the page is that has a heading for each alert: in the project's repository.
+RUNBOOKS: Final = "docs/alerts.md"
 SEVERITIES: Final = ("critical", "warning")
 
 _SERIES: Final = re.compile(r"\b(async_inspect_[a-z_]+|up)\b(?:\{([^{}]*)\})?")
@@ -49,17 +49,19 @@ ALERTS: Final = (
         "5m",
         "async_inspect_active_tasks > 1000",
         "High number of concurrent tasks",
-        f"{_HERE} has {{{{ $value }}}} live tasks. See which name has most of them (tasks begun less tasks finished),"
-        " and bound what makes them: a semaphore, a pool of workers, a queue with maxsize.",
+        f'{_HERE} has {{{{ $value | printf "%.0f" }}}} live tasks. See which name has most of them (tasks begun'
+        " less tasks finished), and bound what makes them: a semaphore, a pool of workers, a queue with maxsize.",
     ),
     Alert(
         "DeadlockDetected",
         "critical",
         "",
-        # Of a target whose first scrape has one already, there is no increase to be seen.
+        # Of a target whose first scrape has one already, there is no increase to be seen. After a scrape that failed
+        # it is not the first one, so more than a moment is looked back at.
         """
         increase(async_inspect_deadlocks_total[5m]) > 0
-          or (async_inspect_deadlocks_total > 0 unless async_inspect_deadlocks_total offset 5m)
+          or (async_inspect_deadlocks_total > 0
+            unless present_over_time(async_inspect_deadlocks_total[5m] offset 5m))
         """,
         "Deadlock detected in async tasks",
         '{{ $value | printf "%.0f" }} deadlock(s) in the last five minutes in '
@@ -137,11 +139,12 @@ ALERTS: Final = (
         "TasksLeaked",
         "warning",
         "",
-        # A series of lints begins with its first finding, which is no increase.
+        # A series of lints begins with its first finding, which is no increase; and not after a scrape that failed.
         """
         sum by (job, instance, lint, name) (
           (async_inspect_lints_total{lint=~"leaked|lost_waker|never_awaited"}
-            unless async_inspect_lints_total{lint=~"leaked|lost_waker|never_awaited"} offset 15m)
+            unless present_over_time(
+              async_inspect_lints_total{lint=~"leaked|lost_waker|never_awaited"}[5m] offset 15m))
           or increase(async_inspect_lints_total{lint=~"leaked|lost_waker|never_awaited"}[15m])
         ) > 0
         """,
@@ -238,7 +241,7 @@ def rule_groups(
     job: only of targets with this label `job`; default: of all that have our metrics.
     prefix: what the alerts' names begin with.
     severities: what the label `severity` is to be in place of "critical" and "warning".
-    runbooks: address of the page with the alerts' headings.
+    runbooks: address of the page with the alerts' headings, docs/alerts.md of the project, where your people read it.
 
     Raises ConfigError for what cannot stand there.
     """
@@ -249,7 +252,7 @@ def rule_groups(
     if job is not None and not (job.strip() and job.isprintable()):
         raise ConfigError(f"job={job!r} is no name of a job; write the job_name of the scrape configuration")
     if not runbooks.isprintable():
-        raise ConfigError(f"runbooks={runbooks!r} is no address; write one such as {RUNBOOKS}")
+        raise ConfigError(f"runbooks={runbooks!r} is no address; write one such as https://wiki.example/alerts")
     shown = dict(zip(SEVERITIES, SEVERITIES, strict=True))
     for severity, value in (severities or {}).items():
         if severity not in shown or not _LABEL_VALUE.fullmatch(value):

@@ -343,7 +343,7 @@ def test_a_deadlock_reaches_the_webhook(seen: Seen) -> None:
     assert annotations["summary"] == "Deadlock detected in async tasks"
     assert annotations["description"].startswith("1 deadlock(s) in the last five minutes in shop at 127.0.0.1:")
     assert "asyncinspect.findings" in annotations["description"]
-    assert annotations["runbook_url"].endswith("/alerts/#deadlockdetected")
+    assert annotations["runbook_url"].endswith("alerts.md#deadlockdetected")
     assert seen.alert["generatorURL"]
 
 
