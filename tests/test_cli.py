@@ -229,6 +229,11 @@ def test_replay_at_a_time(log: Path, form: str) -> None:
     assert set(found["names"]) == {"job"}
 
 
+def test_replay_at_a_time_before_the_log(log: Path) -> None:
+    """It is said that the records came later, and not that there are none."""
+    assert "came after --at: name a later time" in refused("replay", log, "--at", "1000000000", status=2)
+
+
 def test_replay_prints_the_page(log: Path) -> None:
     """Byte for byte that of the exporter."""
     assert ok("replay", log, "--metrics") == PrometheusExporter(replay([log])).gather()

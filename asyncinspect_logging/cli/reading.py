@@ -107,10 +107,12 @@ def need_records(source: Snapshot | TaskStream, where: object) -> Snapshot | Tas
     return _Begun(source, " ".join(map(str, where)) if isinstance(where, tuple | list) else str(where))
 
 
-def no_records(report: Report, where: str) -> UnusableError:
-    """What was found in a log instead of records."""
+def no_records(report: Report, where: str, *, at: float | None = None) -> UnusableError:
+    """What was found in a log instead of records, of which those after `at` are none."""
     what = f"{report.lines:,} lines, {report.annotations:,} of them inside spans, {report.foreign:,} of others"
     fix = "give another file, or log at level DEBUG"
+    if at is not None and report.lines > report.annotations + report.foreign + report.broken:
+        fix = "the others came after --at: name a later time"
     if report.problems:
         file, line, why = report.problems[0]
         fix += f"; the first broken line is {file}:{line}: {why}"

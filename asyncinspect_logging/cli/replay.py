@@ -58,7 +58,7 @@ def replay(
         )
         inspector = reading.run()
     if not reading.report.records and not inspector.snapshot().names:
-        raise no_records(reading.report, " ".join(logs))
+        raise no_records(reading.report, " ".join(logs), at=at)
     if metrics:
         from ..exporters.prometheus import PrometheusExporter
 
