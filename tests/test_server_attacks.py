@@ -895,6 +895,8 @@ def test_tls(authority: trustme.CA, pem: Path) -> None:
         made = server._listener.protection.context()
         assert made is not None
         assert made.minimum_version == ssl.TLSVersion.TLSv1_2
+        assert made.options & ssl.OP_NO_RENEGOTIATION
+        assert made.options & ssl.OP_NO_COMPRESSION
     with serve(certfile=pem / "cert.pem", keyfile=pem / "locked.pem", key_password_file=pem / "password") as server:
         assert get(server, context=trusting(authority))[0] == 200
 
@@ -914,6 +916,22 @@ def test_client_certificates(authority: trustme.CA, pem: Path) -> None:
         stranger.private_key_and_cert_chain_pem.write_to_path(str(pem / "stranger.pem"))
         with pytest.raises(OSError):  # noqa: PT011
             get(server, context=trusting(authority, pem / "stranger.pem"), Authorization=token)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_session_that_goes_on_is_whose_it_was(authority: trustme.CA, pem: Path, version: ssl.TLSVersion) -> None:
+    """A session that is resumed shows no certificate, and needs none if it did."""
+    options = {"certfile": pem / "cert.pem", "keyfile": pem / "key.pem", "client_cafile": pem / "ca.pem"}
+    with serve(**options) as server:
+        for certificate, status in ((None, 403), (pem / "client.pem", 200)):
+            context, session = trusting(authority, certificate), None
+            context.minimum_version = context.maximum_version = version
+            for resumed in (False, True):
+                with context.wrap_socket(connect(server), server_hostname="localhost", session=session) as secured:
+                    secured.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+                    assert status_of(secured.recv(65536)) == status
+                    assert secured.session_reused is resumed
+                    session = secured.session
 
 
 def test_a_handshake_that_does_not_come_ends_in_time(pem: Path, monkeypatch: pytest.MonkeyPatch) -> None:
