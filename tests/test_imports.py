@@ -139,6 +139,19 @@ def test_analysis_reads_snapshots(module: str) -> None:
     assert imported_by(PACKAGE / "analysis" / f"{module}.py") <= FOR_ANALYSIS
 
 
+@pytest.mark.parametrize("path", sorted((PACKAGE / "ops").glob("*.py")), ids=lambda path: path.stem)
+def test_ops_knows_names_of_metrics(path: Path) -> None:
+    """And nothing of who counts them."""
+    assert imported_by(path) <= {"catalogue", "errors", "exporters", "ops"}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "analysis" / "backtest").glob("*.py")), ids=lambda path: path.stem)
+def test_the_back_test_reads_logs(path: Path) -> None:
+    """What makes samples of them alone knows how an inspector is fed, as replay does."""
+    replays = {"exporters", "histograms", "placing", "snapshot", "summary"} if path.stem == "samples" else set()
+    assert imported_by(path) <= {"analysis", "errors", "records"} | replays
+
+
 @pytest.mark.parametrize("module", ["histograms", "nesting", "streams"])
 def test_what_exporters_and_analysis_share_reads_snapshots(module: str) -> None:
     """And nothing else."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -171,51 +172,47 @@ KNOWN = list(known_queries())
 QUERIES = [query for page in sorted(DOCS.glob("*.md")) for query in queries_of(page)]
 
 
-@pytest.fixture(scope="module")
-def server(needs_prometheus: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A Prometheus of its own, so that an answer can only come from this service, after some ten scrapes of it."""
+@contextlib.contextmanager
+def scraped(module: ModuleType, folder: Path, program: str) -> Iterator[tuple[Any, subprocess.Popen[str]]]:
+    """A Prometheus of its own, so that an answer can only come from this service, after its first scrape of it."""
     with (
-        needs_prometheus.Prometheus(tmp_path_factory.mktemp("prometheus")) as prometheus,
+        module.Prometheus(folder) as prometheus,
         subprocess.Popen(
-            [sys.executable, "-c", SERVICE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as service,
     ):
         try:
             assert service.stdout is not None
             prometheus.add_target("shop", f"127.0.0.1:{int(service.stdout.readline())}")
             prometheus.wait_for_scrape("shop", after=0)
-            prometheus.wait_for_scrape("shop", after=time.time() + 8)
-            assert service.poll() is None
-            yield prometheus
+            yield prometheus, service
         finally:
             service.kill()
+
+
+@pytest.fixture(scope="module")
+def server(needs_prometheus: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A Prometheus after some ten scrapes of the service."""
+    with scraped(needs_prometheus, tmp_path_factory.mktemp("prometheus"), SERVICE) as (prometheus, service):
+        prometheus.wait_for_scrape("shop", after=time.time() + 8)
+        assert service.poll() is None
+        yield prometheus
 
 
 @pytest.fixture(scope="module")
 def busy_server(needs_prometheus: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A Prometheus that has scraped a service which has all that the known queries ask for."""
-    with (
-        needs_prometheus.Prometheus(tmp_path_factory.mktemp("prometheus")) as prometheus,
-        subprocess.Popen(
-            [sys.executable, "-c", BUSY_SERVICE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as service,
-    ):
-        try:
-            assert service.stdout is not None
-            assert service.stdin is not None
-            prometheus.add_target("shop", f"127.0.0.1:{int(service.stdout.readline())}")
-            prometheus.wait_for_scrape("shop", after=0)
-            service.stdin.write("\n")
-            service.stdin.flush()
-            deadline = time.monotonic() + 60
-            while prometheus.value("async_inspect_deadlocks_total") != 1:
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
-            prometheus.wait_for_scrape("shop", after=time.time() + 3)
-            assert service.poll() is None
-            yield prometheus
-        finally:
-            service.kill()
+    with scraped(needs_prometheus, tmp_path_factory.mktemp("prometheus"), BUSY_SERVICE) as (prometheus, service):
+        assert service.stdin is not None
+        service.stdin.write("\n")
+        service.stdin.flush()
+        deadline = time.monotonic() + 60
+        while prometheus.value("async_inspect_deadlocks_total") != 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        prometheus.wait_for_scrape("shop", after=time.time() + 3)
+        assert service.poll() is None
+        yield prometheus
 
 
 def test_there_are_known_queries() -> None:
