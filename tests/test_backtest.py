@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from asyncinspect_logging.analysis.backtest import run as backtests
-from asyncinspect_logging.analysis.backtest.alerts import AlertRule, Timeline
+from asyncinspect_logging.analysis.backtest.alerts import AlertRule, Episode, Timeline
 from asyncinspect_logging.analysis.backtest.processes import Processes
 from asyncinspect_logging.analysis.backtest.run import Backtest
 from asyncinspect_logging.analysis.backtest.samples import NOT_IN_LOGS, Wanted, replay_into
@@ -338,8 +338,9 @@ def test_alerts_are_those_of_prometheus(given: list[float | None], wait: int, ke
 
 
 def test_labels_of_an_alert() -> None:
-    """Those of the rule come before those of the series, which may stand in them."""
-    rule = AlertRule("A", "g", "x", {"team": "{{ $labels.job }}-ops", "name": "all"}, 1000, 0, 0)
+    """Those of the rule come before those of the series, which may stand in them. An empty one is none."""
+    labels = {"team": "{{ $labels.job }}-ops", "name": "all", "none": "{{ $labels.nothing }}"}
+    rule = AlertRule("A", "g", "x", labels, 1000, 0, 0)
     timeline = Timeline(rule)
     timeline.take([{"metric": {"job": "shop", "name": "a"}, "values": [[T0, "1"]]}], T0 * 1000)
     assert [each.labels for each in timeline.finish()] == [{"job": "shop", "name": "all", "team": "shop-ops"}]
@@ -443,10 +444,62 @@ def test_a_log_with_an_odd_time_is_refused(tmp_path: Path, last: float) -> None:
     processes = Processes()
     processes.find(sources(str(path)), None)
     with pytest.raises(ConfigError, match=r"say from when to when"):
-        Backtest("rules.yml", str(path))._range(processes)
-    assert Backtest("rules.yml", str(path), end=T0 + 60.0)._range(processes) == (T0, T0 + 60)
+        Backtest("rules.yml", str(path))._range(processes, 15)
+    assert Backtest("rules.yml", str(path), end=T0 + 60.0)._range(processes, 15) == (T0, T0 + 60)
     with pytest.raises(ConfigError, match=r"nothing of that is asked for"):
-        Backtest("rules.yml", str(path), end=5.0)._range(processes)
+        Backtest("rules.yml", str(path), end=5.0)._range(processes, 15)
+
+
+def range_of(tmp_path: Path, last: float, shortest: int, **options: Any) -> tuple[int, int]:
+    """From when to when a log is looked at, that has a job at T0 and one at `last`, seconds later."""
+    process = Process(7, 0x1111_2222)
+    process.job(0, None, 1)
+    if last:
+        process.job(last, None, 2)
+    path = tmp_path / "service.jsonl"
+    path.write_text("".join(process.lines), "utf-8")
+    processes = Processes()
+    processes.find(sources(str(path)), None)
+    return Backtest("rules.yml", str(path), **options)._range(processes, shortest)
+
+
+def test_a_log_of_a_moment(tmp_path: Path) -> None:
+    """Is met by the scrape after it."""
+    assert range_of(tmp_path, 0, 15) == (T0, T0 + 15)
+
+
+def test_a_group_that_is_evaluated_too_often_is_refused(tmp_path: Path) -> None:
+    """Few scrapes, and very many evaluations: a year, each second."""
+    assert range_of(tmp_path, 365 * 86400, 3600, interval=3600)
+    with pytest.raises(ConfigError, match=r"3[12],\d{3},\d{3} evaluations; say from when to when"):
+        range_of(tmp_path, 365 * 86400, 1, interval=3600)
+
+
+@pytest.mark.parametrize(("interval", "hours"), [(1, 2), (3, 6), (15, 18), (60, 162), (3600, 4374)])
+def test_blocks_hold_few_enough_moments(interval: int, hours: int) -> None:
+    """As Prometheus has them, 2 h times a power of three, with at most 10,000 moments where that is possible; so that
+    what is in silent months costs few calls of promtool.
+    """
+    assert backtests._block_of(interval) == hours * 3600
+
+
+def shown(capsys: pytest.CaptureFixture[str], **more: Any) -> str:
+    from asyncinspect_logging.cli.backtest import _show
+
+    episode = Episode("A", {"job": "shop"}, T0, None, None, 1.0, 1.0)._replace(**more)
+    _show(backtests.Result(T0, T0 + 60, 15, "shop", {"A": 0, "B": 0}, (), (episode,), ("x",), 5, ()), [])
+    return capsys.readouterr().out
+
+
+def test_what_is_pending_at_the_end_is_not_over(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is told apart from what was over before it fired, and neither is called quiet."""
+    said = shown(capsys)
+    assert "Pending at the end: A, 1 times; --to" in said
+    assert "over before" not in said
+    assert "Never: B\n" in said
+    said = shown(capsys, end=T0 + 30)
+    assert "Pending, and over before it fired: A, 1 times" in said
+    assert "at the end" not in said
 
 
 def test_memory_does_not_grow_with_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
@@ -69,7 +74,7 @@ def backtest(
     from .output import print_json, progress_bar
 
     test = Backtest(rules, list(logs), interval=interval, job=job, start=start, end=end, strict=strict)
-    with progress_bar("back-testing") as progress:
+    with _ended(), progress_bar("back-testing") as progress:
         found = test.run(progress)
     tell_report(test)
     fired = [episode for episode in found.episodes if episode.start is not None]
@@ -79,6 +84,24 @@ def backtest(
         _show(found, fired)
     if fail and fired:
         ctx.exit(FAILED)
+
+
+@contextmanager
+def _ended() -> Iterator[None]:
+    """What is stopped from outside takes its folder and its Prometheus along, as with Ctrl-C."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        # Like KeyboardInterrupt, this is no Exception, which what reads logs might take for a broken line.
+        raise SystemExit(128 + number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # One that is ignored, as by nohup, stays so.
+    before = {number: signal.signal(number, end) for number in numbers if signal.getsignal(number) == signal.SIG_DFL}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _show(found: Result, fired: list[Episode]) -> None:
@@ -106,13 +129,15 @@ def _show(found: Result, fired: list[Episode]) -> None:
         )
         if len(fired) > _MANY:
             say(f"and {count(len(fired) - _MANY)} more; --json has all")
-    short: dict[str, int] = {}
+    short, waiting = Counter[str](), Counter[str]()
     for episode in found.episodes:
         if episode.start is None:
-            short[episode.alert] = short.get(episode.alert, 0) + 1
+            (waiting if episode.end is None else short)[episode.alert] += 1
     for name, times in short.items():
         say(f"Pending, and over before it fired: {name}, {count(times)} times")
-    quiet = [name for name, times in found.alerts.items() if not times and name not in short]
+    for name, times in waiting.items():
+        say(f"Pending at the end: {name}, {count(times)} times; --to lets the log's last state go on for longer")
+    quiet = [name for name, times in found.alerts.items() if not times and name not in short and name not in waiting]
     if quiet:
         say(f"Never: {', '.join(quiet)}")
     for note in found.notes:

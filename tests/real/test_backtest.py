@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
-import shutil
+import os
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ pytestmark = pytest.mark.real
 
 #: Seconds, at a moment of 15 s and at the beginning of a block of Prometheus.
 T0 = 1_699_999_200
+MAIN = "import sys; from asyncinspect_logging.cli import main; main(sys.argv[1:])"
 RULES = """
 groups:
   - name: g
@@ -266,6 +271,65 @@ def test_broken_lines(folder: Path, tmp_path: Path) -> None:
     assert "service.jsonl:4741" in result.stderr
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda each: each.name)
+@pytest.mark.parametrize("at", ["rules.yml", "data"])
+def test_nothing_is_left_behind_when_it_is_stopped(
+    folder: Path, tmp_path: Path, number: signal.Signals, at: str
+) -> None:
+    """By Ctrl-C, by what stops services, or by a terminal that is closed: no file, and no program."""
+    with subprocess.Popen(
+        [sys.executable, "-c", MAIN, "backtest", folder / "rules.yml", folder / "service.jsonl", "--interval", "1"],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while not list(tmp_path.glob(f"asyncinspect-backtest-*/{at}")):
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 128 + number
+    assert "Traceback" not in errors
+    assert not list(tmp_path.iterdir())
+    # What is killed along with its owner is so a moment later.
+    deadline = time.monotonic() + 10
+    while found := _running(tmp_path):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.01)
+
+
+def _running(folder: Path) -> list[str]:
+    """The programs that were started with something in a folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            command = path.read_bytes()
+            if str(folder).encode() in command:
+                found.append(command.decode("utf-8", "replace"))
+    return found
+
+
+def test_months_of_silence(folder: Path, tmp_path: Path) -> None:
+    """Between two lines: they are few blocks, and no call of promtool for each two hours."""
+    told = lines(1, 0, 60, range(0)) + lines(2, 60 * 86400, 60 * 86400 + 300, range(60 * 86400, 61 * 86400))
+    (tmp_path / "service.jsonl").write_text("".join(told), "utf-8")
+    found = machine(folder / "rules.yml", tmp_path / "service.jsonl", "--interval", 300)
+    assert found["samples"] == 60 * 86400 // 300 + 2
+    text = (
+        "groups: [{name: g, rules: [{record: a, expr: 'async_inspect_tasks_failed_total'}, {alert: A, expr: a > 0}]}]"
+    )
+    (tmp_path / "rules.yml").write_text(text, "utf-8")
+    (failed,) = machine(
+        tmp_path / "rules.yml", tmp_path / "service.jsonl", "--interval", 300, "--to", T0 + 60 * 86400 + 1200
+    )["episodes"]
+    assert 60 * 86400 <= failed["since"] - T0 <= 60 * 86400 + 600
+
+
 def test_nothing_is_left_behind(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No file, and no Prometheus, after an error either."""
     import tempfile
@@ -277,7 +341,4 @@ def test_nothing_is_left_behind(folder: Path, tmp_path: Path, monkeypatch: pytes
     )
     assert run(tmp_path / "rules.txt", folder / "service.jsonl").exit_code == 2
     assert [path.name for path in tmp_path.iterdir()] == ["rules.txt"]
-    ps = shutil.which("ps")
-    if ps:
-        running = subprocess.run([ps, "-eo", "args"], capture_output=True, text=True, timeout=60, check=True).stdout
-        assert str(tmp_path) not in running
+    assert not _running(tmp_path)

@@ -118,4 +118,5 @@ class Timeline:
             key: _LABEL_OF_SERIES.sub(lambda found: labels.get(found[1], ""), text)
             for key, text in self._rule.labels.items()
         }
-        return {**labels, **own}
+        # As for Prometheus, an empty label is none.
+        return {key: text for key, text in {**labels, **own}.items() if text}

@@ -20,6 +20,7 @@ __all__ = ["ProgramError", "Prometheus", "Promtool", "find"]
 
 _READY: Final = 60  # seconds
 _ANSWER: Final = 300  # seconds
+_BLOCKS: Final = ("tsdb", "create-blocks-from")
 _LISTENS: Final = re.compile(r'msg="Listening on" address=\S*:(\d+)')
 
 
@@ -48,19 +49,25 @@ class Promtool:
         """Raises ProgramError for rules that are none."""
         self._run(f"{str(rules)!r} cannot be used", "check", "rules", str(rules))
 
-    def blocks_from_samples(self, text: Path, folder: Path) -> None:
-        self._run("samples", "tsdb", "create-blocks-from", "openmetrics", "--quiet", str(text), str(folder))
+    def blocks_from_samples(self, text: Path, folder: Path, within: int) -> None:
+        """within: the seconds that a block may be of."""
+        self._run(
+            "samples", *_BLOCKS, f"--max-block-duration={within}s", "openmetrics", "--quiet", str(text), str(folder)
+        )
 
-    def blocks_from_rules(self, rules: Path, folder: Path, address: str, start: int, end: int, interval: int) -> None:
+    def blocks_from_rules(
+        self, rules: Path, folder: Path, address: str, start: int, end: int, interval: int, within: int
+    ) -> None:
         """What recording rules give, asked of a Prometheus. start, end: Unix time in seconds. interval: in seconds.
+        within: the seconds that a block may be of; Prometheus answers at most 11,000 moments at a time.
 
         When in an interval a group is evaluated depends on its name and that of the file, which is given without its
         folder, so that it is always the same.
         """
         self._run(
             "recording rules",
-            "tsdb",
-            "create-blocks-from",
+            *_BLOCKS,
+            f"--max-block-duration={within}s",
             "rules",
             f"--url=http://{address}",
             f"--start={start}",
@@ -73,7 +80,7 @@ class Promtool:
 
     def _run(self, what: str, *arguments: str, within: Path | None = None) -> None:
         done = subprocess.run(
-            [self._path, *arguments],
+            [*_guard(), self._path, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -110,12 +117,10 @@ class Prometheus:
         executable = find("prometheus")
         # JSON is YAML.
         (self._folder / "prometheus.yml").write_text(json.dumps(self._config), "utf-8")
-        # Where util-linux can arrange it, the server also goes when its owner is killed and closes nothing.
-        guard = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
         with (self._folder / "prometheus.log").open("wb") as output:
             self._process = subprocess.Popen(
                 [
-                    *guard,
+                    *_guard(),
                     executable,
                     f"--config.file={self._folder / 'prometheus.yml'}",
                     f"--storage.tsdb.path={self._data}",
@@ -191,6 +196,11 @@ class Prometheus:
         lines = (self._folder / "prometheus.log").read_text("utf-8", "replace").splitlines()
         wrong = [line for line in lines if "level=error" in line or "level=ERROR" in line]
         return " ".join((wrong or lines)[-3:])[-1500:]
+
+
+def _guard() -> list[str]:
+    """What a command begins with, where util-linux has it, to end when its owner does, even if that is killed."""
+    return ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
 
 
 def _open(address: str, timeout: float) -> Any:

@@ -29,8 +29,8 @@ _MAX_MOMENTS: Final = 500_000
 #: Bytes of samples that promtool gets at a time, and moments that are asked of at a time.
 _MAX_TEXT: Final = 1 << 26
 _MOMENTS_AT_ONCE: Final = 500
+_BLOCK: Final = 7200  # seconds
 _MAX_RULES_FILE: Final = 16 << 20
-_CHUNK: Final = 1 << 20
 
 _WORD: Final = re.compile(r"[A-Za-z_:][A-Za-z0-9_:]*")
 _JOB: Final = re.compile(r'\bjob\s*=\s*"([^"\\]+)"')
@@ -152,13 +152,15 @@ class Backtest:
             raise LogFileError(
                 f"{names[:500]}: no records of spans in {processes.lines:,} lines; give another file, or log at DEBUG"
             )
-        start, end = self._range(processes)
+        shortest = min(self.interval, *(group.interval for group in groups))
+        start, end = self._range(processes, shortest)
         expressions = [rule["query"] for group in groups for rule in group.rules]
         job = self._job or _job_of(expressions)
         wanted = _wanted(expressions)
         data = folder / "data"
         data.mkdir()
-        with closing(_Texts(promtool, folder, data, wanted)) as texts:
+        within = _block_of(shortest)
+        with closing(_Texts(promtool, folder, data, wanted, within)) as texts:
             self.report = replay_into(
                 texts.write,
                 found,
@@ -178,7 +180,7 @@ class Backtest:
             file = folder / "recording.yml"
             file.write_text(json.dumps({"groups": level}), "utf-8")
             with Prometheus(folder, data, interval=self.interval, lookback=lookback) as server:
-                promtool.blocks_from_rules(file, data, server.address, start, end, self.interval)
+                promtool.blocks_from_rules(file, data, server.address, start, end, self.interval, within)
         with Prometheus(folder, data, interval=self.interval, lookback=lookback) as server:
             timelines = list(_evaluate(server, groups, start, end, part(2)))
         episodes = [episode for _, timeline in timelines for episode in timeline]
@@ -208,10 +210,12 @@ class Backtest:
         shutil.rmtree(empty)
         return [_Group(each["name"], max(1, round(each["interval"])), each["rules"]) for each in groups]
 
-    def _range(self, processes: Processes) -> tuple[int, int]:
+    def _range(self, processes: Processes, shortest: int) -> tuple[int, int]:
+        """shortest: seconds from one evaluation to the next, or one scrape, whichever come more often."""
         step, second = self.interval, 1_000_000_000
         first = processes.first // (step * second) * step
-        last = -(-processes.last // (step * second)) * step
+        # What is told at one moment is met by the scrape after it.
+        last = max(-(-processes.last // (step * second)) * step, first + step)
         start = first if self._start is None else max(first, int(self._start) // step * step)
         end = last if self._end is None else -(-int(self._end) // step) * step
         if start >= end:
@@ -219,10 +223,11 @@ class Backtest:
                 f"the log is from {first} to {last} (Unix time in seconds), and nothing of that is asked for; give"
                 " other times, or none"
             )
-        if (end - start) // step > _MAX_MOMENTS:
+        if (end - start) // shortest > _MAX_MOMENTS:
+            what = "scrapes" if shortest == step else "evaluations"
             raise ConfigError(
-                f"the log is from {first} to {last} (Unix time in seconds), which is {(end - start) // step:,} scrapes;"
-                f" say from when to when, or take a longer interval than {step} s"
+                f"the log is from {first} to {last} (Unix time in seconds), which is {(end - start) // shortest:,}"
+                f" {what}; say from when to when, or take a longer interval than {shortest} s"
             )
         return start, end
 
@@ -241,8 +246,8 @@ def backtest(
 class _Texts:
     """Samples on their way into blocks: promtool gets them by the piece."""
 
-    def __init__(self, promtool: Promtool, folder: Path, data: Path, wanted: Wanted) -> None:
-        self._promtool, self._data = promtool, data
+    def __init__(self, promtool: Promtool, folder: Path, data: Path, wanted: Wanted, within: int) -> None:
+        self._promtool, self._data, self._within = promtool, data, within
         self._path = folder / "samples.om"
         self._heads = wanted.heads()
         self._file: Any = None
@@ -250,10 +255,10 @@ class _Texts:
         self.moments = 0
 
     def write(self, moment: int, text: str) -> None:
-        # Blocks are of two hours.
-        if self._bytes > _MAX_TEXT or moment // 7200 != self._block:
+        # promtool reads the whole text for each block.
+        if self._bytes > _MAX_TEXT or moment // self._within != self._block:
             self.flush()
-            self._block = moment // 7200
+            self._block = moment // self._within
         if self._file is None:
             self._file = self._path.open("w", encoding="utf-8")
             self._file.write(self._heads)
@@ -272,8 +277,18 @@ class _Texts:
         self._file.write("# EOF\n")
         self.close()
         if self._bytes:
-            self._promtool.blocks_from_samples(self._path, self._data)
+            self._promtool.blocks_from_samples(self._path, self._data, self._within)
         self._bytes = 0
+
+
+def _block_of(interval: int) -> int:
+    """Seconds of a block: two hours, or as many threefold of that as have 10,000 moments at most. Each costs promtool
+    about the same, however little is in it.
+    """
+    block = _BLOCK
+    while 3 * block <= 10_000 * interval:
+        block *= 3
+    return block
 
 
 def _evaluate(
