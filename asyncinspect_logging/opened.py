@@ -27,6 +27,7 @@ __all__ = [
     "close_collected",
     "current_tasks",
     "end_all",
+    "ended_for_their_owner",
     "heard_loops",
     "heard_roots",
     "note_root",
@@ -146,12 +147,17 @@ def _oldest(at_most: int) -> list[Span]:
             continue
 
 
+#: Spans that ended with their owner. One in a generator is exited once more when that is closed, which is no mistake.
+ended_for_their_owner: Final[weakref.WeakSet[Span]] = weakref.WeakSet()
+
+
 def end_all(top: Span | None, outcome: str) -> None:
     """End a span and those of its owner that are open around it, innermost first."""
     while top is not None:
         below = top._below
         if top.outcome is None:
             top._token = None
+            ended_for_their_owner.add(top)
             audience = top._audience
             if audience is not None:
                 top._end(audience, audience.clock.monotonic_ns(), None, outcome)

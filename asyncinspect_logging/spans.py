@@ -20,7 +20,7 @@ from .diagnostics import warn_once
 from .fields import FieldPolicy, error_of, text_of
 from .frames import AVAILABLE, FrameTally, held, hold, holders, let_go, passed_through
 from .notices import Misuse
-from .opened import asyncio_task, open_of, other_task
+from .opened import asyncio_task, ended_for_their_owner, open_of, other_task
 from .records import SpanRecord
 from .routing import DEFAULT_POLICY, Audience, Route, delivering, route_of
 from .steps import Tally, end_part, stepping, unpack
@@ -464,6 +464,9 @@ class Span:
         if how == "exited twice" and aside:
             # The exit that belongs to an enter too many.
             self._token = aside.pop()
+            return
+        if how == "exited twice" and self in ended_for_their_owner:
+            ended_for_their_owner.discard(self)
             return
         warn_once("misuse", f"{how} {self.name}", "span %r was %s; a span object serves once", self.name, how)
         audience = self._audience if self.number else None

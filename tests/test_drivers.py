@@ -1355,3 +1355,29 @@ def test_spans_that_nobody_leaves_end_with_their_coroutine(how, listen):
     assert [(counts[name].spawned, counts[name].cancelled) for name in ("outer", "left open")] == [(3, 3)] * 2
     assert {task.outcome for task in inspector.snapshot().tasks if task.name == "outer"} == {"abandoned"}
     assert open_of == {}
+
+
+@pytest.mark.parametrize("how", ["install", "instrument"])
+def test_a_generator_that_is_closed_after_the_coroutine_that_began_it(how, listen):
+    """Its span has ended with the coroutine; that it is exited then is not counted as a mistake."""
+    inspector = listen()
+    begun = []
+
+    async def numbers():
+        with span("numbers"):
+            yield 1
+
+    async def work():
+        begun.append(numbers())
+        await anext(begun[-1])
+
+    async def main():
+        with install() if how == "install" else contextlib.nullcontext():
+            await (instrument(work(), name="work") if how == "instrument" else asyncio.create_task(work()))
+            await begun[-1].aclose()
+
+    asyncio.run(main())
+    snapshot = inspector.snapshot()
+    assert [task.outcome for task in snapshot.tasks if task.name == "numbers"] == ["abandoned"]
+    assert snapshot.dropped["duplicate"] == 0
+    assert open_of == {}
