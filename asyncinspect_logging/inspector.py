@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat, starmap
@@ -397,9 +398,14 @@ class Inspector:
         """
         from .shared import SharedCounts
 
-        shared = SharedCounts(
-            folder, lambda: self._books.bounds, self.config.max_names, self.snapshot(tasks=False).names
-        )
+        # The counts are kept for as long as there is this inspector, and so must not keep it.
+        reference = weakref.ref(self)
+
+        def bounds() -> Sequence[float]:
+            inspector = reference()
+            return () if inspector is None else inspector._books.bounds
+
+        shared = SharedCounts(folder, bounds, self.config.max_names, self.snapshot(tasks=False).names)
         self._announce = shared.wrap(self._told.append)
         # Routes look again at who hears when a level is set.
         root = logging.getLogger()

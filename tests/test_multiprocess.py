@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import pairwise
@@ -450,6 +451,27 @@ def test_read_at_any_line_of_counting(tmp_path: Path, exporter: PrometheusExport
     assert len(seen) > 100
     for before, after in pairwise(seen):
         assert {key: value for key, value in before.items() if after.get(key, 0) < value} == {}
+
+
+def test_an_inspector_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is not kept by what it shares, nor is its thread."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    before = set(threading.enumerate())
+    inspector = Inspector()
+    exporter = PrometheusExporter(inspector)
+    with span("job"):
+        exporter.gather()
+    threads = set(threading.enumerate()) - before
+    assert "asyncinspect-shared" in {thread.name for thread in threads}
+    gone = weakref.ref(inspector)
+    del inspector, exporter
+    gc.collect()
+    deadline = time.monotonic() + 20
+    while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
+        time.sleep(0.01)
+        gc.collect()
+    assert gone() is None
+    assert not any(thread.is_alive() for thread in threads)
 
 
 def test_no_number_is_torn(tmp_path: Path) -> None:
