@@ -22,7 +22,6 @@ from asyncinspect_logging.exporters.prometheus import PrometheusExporter
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-SITE_URL = "https://asyncinspect-logging.readthedocs.io/en/stable/"
 #: What a page must have as often on the site as where it lies.
 TAGS = ("h1", "h2", "h3", "h4", "li", "table", "tr", "pre", "blockquote")
 
@@ -200,4 +199,3 @@ def test_what_the_pages_promise_is_on_the_site(site: Path) -> None:
     for address in runbooks:
         page, _, anchor = address.removeprefix("docs/").partition("#")
         assert f'id="{anchor}"' in (site / page.removesuffix(".md") / "index.html").read_text("utf-8"), address
-    assert f"site_url: {SITE_URL}\n" in (ROOT / "mkdocs.yml").read_text("utf-8")
