@@ -77,7 +77,7 @@ def _run() -> None:
             used = _look_and_wait(bell, used)
         except BaseException as error:
             # Also what would end a thread without a word, such as a callback's SystemExit: nobody would look any more.
-            warn_once("watcher", type(error).__qualname__, "a look at what is stuck failed: %r", error)
+            warn_once("watcher", type(error).__qualname__, "a look at what is stuck failed: %r", error, exc_info=True)
             bell.acquire(timeout=_LONGEST)
 
 
@@ -115,7 +115,7 @@ def _look_all() -> float:
                 if inspector.has_something_to_watch():
                     watch(inspector)
         except Exception as error:
-            warn_once("watcher", type(error).__qualname__, "a look at what is stuck failed: %r", error)
+            warn_once("watcher", type(error).__qualname__, "a look at what is stuck failed: %r", error, exc_info=True)
     return interval
 
 

@@ -151,7 +151,7 @@ def test_logs_of_all_kinds(folder: Path, tmp_path: Path, how: str) -> None:
 
 def test_for_people(folder: Path) -> None:
     """A table of what fired, and what did not."""
-    result = run(folder / "rules.yml", folder / "service.jsonl", "--job", "shop")
+    result = run(folder / "rules.yml", folder / "service.jsonl", "--job", "shop", env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
     assert "Fired: 2" in result.stdout
     assert "161 scrapes of 1 targets of the job shop" in result.stdout
@@ -277,15 +277,22 @@ def test_nothing_is_left_behind_when_it_is_stopped(
     folder: Path, tmp_path: Path, number: signal.Signals, at: str
 ) -> None:
     """By Ctrl-C, by what stops services, or by a terminal that is closed: no file, and no program."""
+    # So many that it is stopped in the middle of them.
+    rules = tmp_path / "rules.yml"
+    never = "avg_over_time(async_inspect_tasks_total[20m]) < 0"
+    many = [{"alert": f"Never{number}", "expr": never} for number in range(500)]
+    rules.write_text(json.dumps({"groups": [{"name": "many", "rules": many}]}))
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     with subprocess.Popen(
-        [sys.executable, "-c", MAIN, "backtest", folder / "rules.yml", folder / "service.jsonl", "--interval", "1"],
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        [sys.executable, "-c", MAIN, "backtest", rules, folder / "service.jsonl", "--interval", "1"],
+        env={**os.environ, "TMPDIR": str(temporary)},
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
         try:
             deadline = time.monotonic() + 60
-            while not list(tmp_path.glob(f"asyncinspect-backtest-*/{at}")):
+            while not list(temporary.glob(f"asyncinspect-backtest-*/{at}")):
                 assert process.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
@@ -295,10 +302,10 @@ def test_nothing_is_left_behind_when_it_is_stopped(
             process.kill()
     assert process.returncode == 128 + number
     assert "Traceback" not in errors
-    assert not list(tmp_path.iterdir())
+    assert not list(temporary.iterdir())
     # What is killed along with its owner is so a moment later.
     deadline = time.monotonic() + 10
-    while found := _running(tmp_path):
+    while found := _running(temporary):
         assert time.monotonic() < deadline, found
         time.sleep(0.01)
 
