@@ -40,7 +40,7 @@ def test_everything_goes_wrong_and_every_count_is_right(tmp_path: Path) -> None:
 def test_soak_notices() -> None:
     """Each thing that is broken on purpose is named, and the status says so."""
     broken = "miscount,drops,leak,stderr,thread,descriptor,page,child"
-    done = soak("--spans", 20_000, "--names", 40, "--threads", 1, "--loops", 1, "--inject", broken)
+    done = soak("--spans", 8_000, "--names", 40, "--threads", 1, "--loops", 1, "--inject", broken)
     assert done.returncode == 1, done.stdout
     for said in (
         "at the end: 1 names have other counts (completed, failed, cancelled): soak.0",

@@ -102,7 +102,7 @@ class Troubles(io.TextIOBase):
 
     def add(self, line: str) -> None:
         self.count += 1
-        if len(self.lines) < 50:
+        if len(self.lines) < 200:
             self.lines.append(line)
 
     def write(self, text: str) -> int:
@@ -505,11 +505,11 @@ class Soak:
 
 
 class _Wrong:
-    """A collector with a name that no page may have."""
+    """A collector with a counter below zero, which no page may have."""
 
     def collect(self) -> list[Any]:
-        wrong = Metric("wrong", "on purpose", "gauge")
-        wrong.samples.append(Sample("wrong name", {}, 1.0))
+        wrong = Metric("wrong", "on purpose", "counter")
+        wrong.samples.append(Sample("wrong_total", {}, -1.0))
         return [wrong]
 
 
