@@ -298,6 +298,8 @@ class Soak:
         sys.unraisablehook = lambda told: self.troubles.add(f"unraisable: {told.exc_value!r} in {told.object!r}")
         threading.excepthook = lambda told: self.troubles.add(f"in {told.thread}: {told.exc_value!r}")
         warnings.simplefilter("error")
+        # Of what is imported, and no trouble of ours.
+        warnings.filterwarnings("ignore", "SOCKS support")
         os.environ["ASYNC_INSPECT_MAX_NAMES"] = str(options.names + 1)
         # Full before memory is looked at, in the short form too.
         os.environ["ASYNC_INSPECT_MAX_EVENTS"] = "500"
