@@ -958,3 +958,16 @@ def test_tls(listen: Listen, make: Make, tmp_path: Path, protocol: str) -> None:
             pass
         assert [exporter.export_tasks() for exporter in exporters] == [0, 0, 1]
         assert [one.name for one in receiver.spans] == ["work"]
+
+
+def test_exporter_imports_nothing_in_its_thread() -> None:
+    """What it sends with is there when it is made: two threads that import it at once may see half of it."""
+    code = """
+import sys
+from asyncinspect_logging import Inspector
+from asyncinspect_logging.exporters.opentelemetry import OtelExporter
+for protocol, module in (("grpc", "grpc"), ("http/protobuf", "requests")):
+    OtelExporter("a", Inspector(), "http://127.0.0.1:9", protocol=protocol)
+    assert module in sys.modules, module
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -49,7 +49,7 @@ def test_soak_notices() -> None:
         "threads are left: ",
         "left behind",
         "file descriptors are left: ",
-        "the page: promtool complains",
+        "the page: prometheus_client cannot read it",
         "in a child: 1 names have other counts",
     ):
         assert said in done.stderr, said

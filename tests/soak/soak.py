@@ -303,6 +303,8 @@ class Soak:
         sys.unraisablehook = lambda told: self.troubles.add(f"unraisable: {told.exc_value!r} in {told.object!r}")
         threading.excepthook = lambda told: self.troubles.add(f"in {told.thread}: {told.exc_value!r}")
         warnings.simplefilter("error")
+        # Of what is imported, and no trouble of ours.
+        warnings.filterwarnings("ignore", "SOCKS support")
         os.environ["ASYNC_INSPECT_MAX_NAMES"] = str(options.names + 1)
         # Full before memory is looked at, in the short form too.
         os.environ["ASYNC_INSPECT_MAX_EVENTS"] = "500"
@@ -510,11 +512,11 @@ class Soak:
 
 
 class _Wrong:
-    """A collector with a name that no page may have."""
+    """A collector with a counter below zero, which no page may have."""
 
     def collect(self) -> list[Any]:
-        wrong = Metric("wrong", "on purpose", "gauge")
-        wrong.samples.append(Sample("wrong name", {}, 1.0))
+        wrong = Metric("wrong", "on purpose", "counter")
+        wrong.samples.append(Sample("wrong_total", {}, -1.0))
         return [wrong]
 
 
