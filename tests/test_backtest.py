@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -500,6 +502,34 @@ def test_what_is_pending_at_the_end_is_not_over(capsys: pytest.CaptureFixture[st
     said = shown(capsys, end=T0 + 30)
     assert "Pending, and over before it fired: A, 1 times" in said
     assert "at the end" not in said
+
+
+def test_a_signal_is_not_lost_in_a_finaliser(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python prints what is raised there and goes on; the back-test then ends as it was told to, once it is through."""
+    from asyncinspect_logging.cli.backtest import _ended
+
+    class Dropped:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    went_on: list[bool] = []
+    lost: list[Any] = []
+
+    def stopped() -> None:
+        with _ended():
+            Dropped()
+            went_on.append(True)
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda told: lost.append(told.exc_type))
+    # A handler of somebody else's, which test runners may have, would be left as it is.
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            stopped()
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (ended.value.code, went_on, lost) == (128 + signal.SIGTERM, [True], [SystemExit])
 
 
 def test_memory_does_not_grow_with_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

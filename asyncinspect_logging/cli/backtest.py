@@ -90,9 +90,12 @@ def backtest(
 def _ended() -> Iterator[None]:
     """What is stopped from outside takes its folder and its Prometheus along, as with Ctrl-C."""
 
+    ends: list[SystemExit] = []
+
     def end(number: int, frame: FrameType | None) -> None:
         # Like KeyboardInterrupt, this is no Exception, which what reads logs might take for a broken line.
-        raise SystemExit(128 + number)
+        ends.append(SystemExit(128 + number))
+        raise ends[0]
 
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     # One that is ignored, as by nohup, stays so.
@@ -102,6 +105,9 @@ def _ended() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if ends:
+        # What a signal raises within a finaliser or a callback of the garbage collector, Python prints and drops.
+        raise ends[0]
 
 
 def _show(found: Result, fired: list[Episode]) -> None:
