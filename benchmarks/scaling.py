@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import importlib.util
 import random
 import re
 import statistics
@@ -21,14 +20,13 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
-from types import ModuleType
 
 from asyncinspect_logging import Config, Inspector, span
 from asyncinspect_logging.exporters.prometheus import PrometheusExporter
 from asyncinspect_logging.handler import AsyncInspectHandler
 from asyncinspect_logging.spans import LOGGER
 
-ROOT = Path(__file__).resolve().parent.parent
+DEMO = Path(__file__).resolve().parent.parent / "examples" / "demo"
 #: Of the page that the Prometheus scrapes.
 NAMES = 1000
 
@@ -78,17 +76,6 @@ def pages() -> None:
     print(f"{(many_bytes - few_bytes) / (many - few):.0f} bytes")
 
 
-def prometheus_module() -> ModuleType:
-    path = ROOT / "examples" / "demo" / "prometheus.py"
-    spec = importlib.util.spec_from_file_location("prometheus_of_the_demo", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def server(interval: int, steps: list[int], seconds: float) -> None:
     """Have a Prometheus scrape ever more targets, and print what it says of itself."""
     done = threading.Event()
@@ -101,12 +88,14 @@ def server(interval: int, steps: list[int], seconds: float) -> None:
     inspector = process(NAMES)
     LOGGER.addHandler(AsyncInspectHandler(inspector))
     threading.Thread(target=load, daemon=True).start()
-    module = prometheus_module()
+    sys.path.insert(0, str(DEMO))
+    from prometheus import Prometheus
+
     with (
         tempfile.TemporaryDirectory() as folder,
         PrometheusExporter(inspector, update_interval=interval / 2) as exporter,
         exporter.start_server("127.0.0.1:0") as metrics,
-        module.Prometheus(Path(folder), interval=f"{interval}s") as prometheus,
+        Prometheus(Path(folder), interval=f"{interval}s") as prometheus,
     ):
 
         def own(name: str) -> float:

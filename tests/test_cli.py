@@ -19,6 +19,7 @@ import zstandard
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
+from made import write_log
 
 from asyncinspect_logging import Config, Inspector, __version__, cli
 from asyncinspect_logging.analysis.profile import profile
@@ -206,8 +207,7 @@ def test_replay_as_json(log: Path) -> None:
 
 def test_replay_lists_all_open_spans_only_when_asked(tmp_path: Path, tell: Tell) -> None:
     """Else the first few, and how many more there are."""
-    path = tmp_path / "open.jsonl"
-    path.write_text("".join(json.dumps({"asyncinspect": tell("enter", n)}) + "\n" for n in range(1, 31)))
+    path = write_log(tmp_path / "open.jsonl", [tell("enter", n) for n in range(1, 31)])
     assert ok("replay", path).count("running") == 5
     assert "and 25 more" in ok("replay", path)
     assert ok("replay", path, "--open").count("running") == 30
@@ -389,7 +389,7 @@ def test_stats_as_json_says_null_of_what_nobody_told(tmp_path: Path, tell: Tell)
         [tell("enter", n, name=name), tell("exit", n, name=name, **more)]
         for n, name, more in ((1, "plain", {}), (2, "driven", {"busy": 1_000_000, "polls": 2}))
     )
-    path.write_text("".join(json.dumps({"asyncinspect": each}) + "\n" for each in [*plain, *driven]))
+    write_log(path, [*plain, *driven])
 
     def told(where: object) -> dict[str, list[Any]]:
         fields = ("busy", "idle", "scheduled", "self", "waited")
@@ -399,7 +399,7 @@ def test_stats_as_json_says_null_of_what_nobody_told(tmp_path: Path, tell: Tell)
     with PrometheusExporter(replay([path]), port=0).start_server() as server:
         found = told(f"http://127.0.0.1:{server.port}")
     assert found == {"plain": [None] * 5, "driven": [0.001, 0.001, 0.0, None, None]}
-    path.write_text("".join(json.dumps({"asyncinspect": each}) + "\n" for each in [*plain, *driven, *steps]))
+    write_log(path, [*plain, *driven, *steps])
     assert [each[4] is None for each in told(path).values()] == [False, False]
 
 
@@ -407,7 +407,7 @@ def test_top_has_an_effect_on_json(tmp_path: Path, tell: Tell) -> None:
     """On rankings; names are all there."""
     path = tmp_path / "many.jsonl"
     payloads = [tell(kind, n, name=f"job {n}") for n in range(1, 31) for kind in ("enter", "exit")]
-    path.write_text("".join(json.dumps({"asyncinspect": each}) + "\n" for each in payloads))
+    write_log(path, payloads)
     counts = {}
     for top in (None, 3, 20):
         found = machine("stats", path, *([] if top is None else ["--top", top]))
@@ -466,8 +466,7 @@ def test_graph_of_one_span(tmp_path: Path, tell: Tell) -> None:
     child = tell("enter", 2, name="child", parent=parent["id"], trace=parent["trace"])
     other = tell("enter", 3, name="other")
     ends = [tell("exit", 2, name="child"), tell("exit", 1, name="parent"), tell("exit", 3, name="other")]
-    path = tmp_path / "family.jsonl"
-    path.write_text("".join(json.dumps({"asyncinspect": p}) + "\n" for p in (parent, child, other, *ends)))
+    path = write_log(tmp_path / "family.jsonl", [parent, child, other, *ends])
     text = ok("graph", path, "--of", "parent")
     assert "child" in text
     assert "other" not in text
@@ -509,10 +508,7 @@ def test_diff_fails_on_conditions(log: Path, conditions: list[str], status: int,
 
 def test_diff_of_what_differs(log: Path, tmp_path: Path, tell: Tell) -> None:
     """Names that are new or gone; a log and an export may be compared."""
-    other = tmp_path / "other.jsonl"
-    other.write_text(
-        "".join(json.dumps({"asyncinspect": tell(kind, 9, name="new")}) + "\n" for kind in ("enter", "exit"))
-    )
+    other = write_log(tmp_path / "other.jsonl", [tell(kind, 9, name="new") for kind in ("enter", "exit")])
     ok("export", log, "-o", tmp_path / "log.json")
     found = machine("diff", tmp_path / "log.json", other)
     assert (found["new"]["names"], sorted(found["gone"]["names"])) == (["new"], sorted(["job", HOSTILE, "open"]))
@@ -535,8 +531,7 @@ def test_check_finds_what_cannot_be(log: Path, tmp_path: Path, tell: Tell) -> No
     parent = tell("enter", 1, name="parent")
     child = tell("enter", 2, name=HOSTILE, parent=parent["id"], trace=parent["trace"])
     ends = [tell("exit", 1, name="parent"), tell("exit", 2, name=HOSTILE)]
-    path = tmp_path / "flawed.jsonl"
-    path.write_text("".join(json.dumps({"asyncinspect": p}) + "\n" for p in (parent, child, *ends)))
+    path = write_log(tmp_path / "flawed.jsonl", [parent, child, *ends])
     result = run("check", str(path))
     assert result.exit_code == 1
     assert "outlives_parent" in result.stdout
@@ -813,5 +808,5 @@ def test_names_that_utf8_has_not_are_compared(tmp_path: Path, tell: Tell) -> Non
     lines = [
         tell(kind, name="\ud800", **({"outcome": "completed"} if kind == "exit" else {})) for kind in ("enter", "exit")
     ]
-    path.write_text("".join(json.dumps({"asyncinspect": line}) + "\n" for line in lines))
+    write_log(path, lines)
     assert run("diff", str(path), str(path), "--fail-on", "count > 1x").exit_code == 0

@@ -16,6 +16,7 @@ import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from made import write_log
 
 from asyncinspect_logging import Inspector
 from asyncinspect_logging.analysis import pages
@@ -53,9 +54,7 @@ def payloads(tell: Tell) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def log(tmp_path: Path, tell: Tell) -> Path:
-    path = tmp_path / "service.jsonl"
-    path.write_text("".join(json.dumps({"asyncinspect": payload}) + "\n" for payload in payloads(tell)))
-    return path
+    return write_log(tmp_path / "service.jsonl", payloads(tell))
 
 
 class _Answer(http.server.BaseHTTPRequestHandler):

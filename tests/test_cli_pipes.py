@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import os
 import sys
 import threading
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 import zstandard
+from made import write_log
 
 from asyncinspect_logging.analysis.files import Source
 from asyncinspect_logging.analysis.loading import load
@@ -41,10 +41,8 @@ class _Slow(io.RawIOBase):
 
 @pytest.fixture
 def log(tmp_path: Path, tell: Tell) -> Path:
-    path = tmp_path / "service.jsonl"
     payloads = [tell(kind, n, name=f"job {n}") for n in range(1, 100) for kind in ("enter", "exit")]
-    path.write_text("".join(json.dumps({"asyncinspect": payload}) + "\n" for payload in payloads))
-    return path
+    return write_log(tmp_path / "service.jsonl", payloads)
 
 
 @pytest.fixture(params=["log", "export", "page"])

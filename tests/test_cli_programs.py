@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from click.shell_completion import shell_complete
+from made import write_log
 
 from asyncinspect_logging.analysis.replay import replay
 from asyncinspect_logging.cli.commands import commands
@@ -96,8 +97,7 @@ def test_completion_in_a_shell(tmp_path: Path) -> None:
 
 def test_a_pipe_that_nobody_reads_is_no_error(tmp_path: Path, tell: Tell) -> None:
     """The command ends quietly, as one that a signal ended."""
-    path = tmp_path / "long.jsonl"
-    path.write_text("".join(json.dumps({"asyncinspect": tell("enter", n)}) + "\n" for n in range(1, 5001)))
+    path = write_log(tmp_path / "long.jsonl", [tell("enter", n) for n in range(1, 5001)])
     for arguments in (["replay", path, "--json"], ["export", path]):
         command = [sys.executable, "-m", "asyncinspect_logging", *map(str, arguments)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -112,10 +112,8 @@ def test_a_pipe_that_nobody_reads_is_no_error(tmp_path: Path, tell: Tell) -> Non
 @pytest.fixture
 def log(tmp_path: Path, tell: Tell) -> Path:
     """Two spans, one with a hostile name."""
-    path = tmp_path / "service.jsonl"
     records = [tell("enter", 1), tell("exit", 1), tell("enter", 2, name=HOSTILE), tell("exit", 2, name=HOSTILE)]
-    path.write_text("".join(json.dumps({"asyncinspect": record}) + "\n" for record in records))
-    return path
+    return write_log(tmp_path / "service.jsonl", records)
 
 
 # -- terminals -----------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from made import write_log
 
 from asyncinspect_logging.cli.commands import commands
 
@@ -22,10 +22,8 @@ COMMAND = f"{sys.executable} -W error -m asyncinspect_logging"
 @pytest.fixture
 def log(tmp_path: Path, tell: Tell) -> Path:
     """Long enough for its output to fill a pipe."""
-    path = tmp_path / "service.jsonl"
     payloads = [tell(kind, n, name=f"job {n}") for n in range(1, 1000) for kind in ("enter", "exit")]
-    path.write_text("".join(json.dumps({"asyncinspect": payload}) + "\n" for payload in payloads))
-    return path
+    return write_log(tmp_path / "service.jsonl", payloads)
 
 
 def shell(line: str, log: Path, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from made import write_log
 
 from asyncinspect_logging.cli.commands import commands
 
@@ -21,14 +22,9 @@ def run(*arguments: object, **options: Any) -> Result:
     return CliRunner().invoke(commands, [*map(str, arguments)], **options)
 
 
-def written(path: Path, *payloads: dict[str, Any]) -> Path:
-    path.write_text("".join(json.dumps({"asyncinspect": payload}) + "\n" for payload in payloads))
-    return path
-
-
 @pytest.fixture
 def log(tmp_path: Path, tell: Tell) -> Path:
-    return written(tmp_path / "good.jsonl", *(tell(kind, n) for n in (1, 2, 3) for kind in ("enter", "exit")))
+    return write_log(tmp_path / "good.jsonl", [tell(kind, n) for n in (1, 2, 3) for kind in ("enter", "exit")])
 
 
 @pytest.fixture
@@ -81,7 +77,7 @@ def test_an_export_without_spans_is_no_side(log: Path, tmp_path: Path) -> None:
 
 def test_every_condition_has_a_verdict(log: Path, tmp_path: Path, tell: Tell) -> None:
     """Null where there is no span to compare: of a run that was cut off before anything ended, and of a new name."""
-    cut = written(tmp_path / "cut.jsonl", tell("enter", 1), tell("enter", 2, name="new"))
+    cut = write_log(tmp_path / "cut.jsonl", [tell("enter", 1), tell("enter", 2, name="new")])
     conditions = ["p99 > 1.2x", "p99(job) > 1s", "p50(new) > 2x", "failed > 1%"]
     options = [part for condition in conditions for part in ("--fail-on", condition)]
     result = run("diff", log, cut, *options, "--json")

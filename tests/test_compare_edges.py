@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from made import write_log
 
 from asyncinspect_logging import Config, Inspector, Snapshot
 from asyncinspect_logging.analysis.compare import compare
@@ -109,10 +109,8 @@ def test_a_log_without_steps_is_not_taken_for_a_program_without_locks(logs: dict
 def family(tmp_path: Path, tell: Tell) -> Path:
     parent = tell("enter", 1, name="parent")
     child = tell("enter", 2, name="child", parent=parent["id"], trace=parent["trace"])
-    path = tmp_path / "family.jsonl"
     payloads = [parent, child, tell("exit", 2, name="child"), tell("exit", 1, name="parent")]
-    path.write_text("".join(json.dumps({"asyncinspect": payload}) + "\n" for payload in payloads))
-    return path
+    return write_log(tmp_path / "family.jsonl", payloads)
 
 
 def _saved(log: Path, folder: Path) -> Path:
@@ -173,7 +171,7 @@ def test_a_quantile_in_the_last_bucket_is_more_than_its_bound(
     hour = 3600 * 10**9
     payloads = [tell("enter"), tell("exit", duration=hour)]
     payloads[1]["t"], payloads[1]["wall"] = (payloads[0][key] + hour for key in ("t", "wall"))
-    path.write_text("".join(json.dumps({"asyncinspect": payload}) + "\n" for payload in payloads))
+    write_log(path, payloads)
     page = _page(path)
     bound = page.names["job"].durations["completed"].bounds[-1]
     found = compare(LogTasks(path), page)

@@ -15,7 +15,7 @@ import asyncinspect_logging
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 SETUP = """
-import json, logging, os, sys, threading, warnings
+import contextlib, json, logging, os, sys, threading, warnings
 warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
 from asyncinspect_logging import AsyncInspectHandler, Inspector, process, span, current_span
 inspector = Inspector.default()
@@ -33,6 +33,22 @@ def in_child(check):
             traceback.print_exc()
             os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
+
+def in_child_while_held(lock, check):
+    '''The same, with the lock held by another thread.'''
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with lock:
+            held.set()
+            done.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(30)
+    in_child(check)
+    done.set()
+    thread.join()
 """
 
 
@@ -81,16 +97,10 @@ def test_fork_while_another_thread_holds_the_locks() -> None:
     """The child has locks that nobody holds."""
     in_process(
         """
-        held, done = threading.Event(), threading.Event()
-
-        def hold():
+        @contextlib.contextmanager
+        def locks():
             with inspector._lock, Inspector._default_lock:
-                held.set()
-                done.wait(30)
-
-        thread = threading.Thread(target=hold)
-        thread.start()
-        held.wait(30)
+                yield
 
         def check():
             with span("child"):
@@ -98,9 +108,7 @@ def test_fork_while_another_thread_holds_the_locks() -> None:
             assert Inspector.default() is inspector
             assert inspector.snapshot().names["child"].completed == 1
 
-        in_child(check)
-        done.set()
-        thread.join()
+        in_child_while_held(locks(), check)
         """
     )
 
@@ -156,24 +164,11 @@ def test_fork_while_another_thread_imports() -> None:
     in_process(
         """
         import importlib._bootstrap, signal
-        held, done = threading.Event(), threading.Event()
-
-        def hold():
-            lock = importlib._bootstrap._get_module_lock("asyncinspect_logging.decorate")
-            with lock if hasattr(lock, "__enter__") else importlib._bootstrap._ModuleLockManager(lock.name):
-                held.set()
-                done.wait(30)
-
-        thread = threading.Thread(target=hold)
-        thread.start()
-        held.wait(30)
 
         def check():
             signal.alarm(10)
             assert span("child")(max)(1, 2) == 2
 
-        in_child(check)
-        done.set()
-        thread.join()
+        in_child_while_held(importlib._bootstrap._ModuleLockManager("asyncinspect_logging.decorate"), check)
         """
     )

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import random
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from loading import load
 
 FUZZ = Path(__file__).resolve().parent / "fuzz"
 INPUTS = 150
 
 
-def _load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"asyncinspect_fuzz_{name}", FUZZ / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-mutation, targets = _load("mutation"), _load("targets")
+mutation, targets = load(FUZZ / "mutation.py"), load(FUZZ / "targets.py")
 
 
 @pytest.fixture(autouse=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from typing import Any
 
 import pytest
+from loading import load
 
 from asyncinspect_logging.analysis.replay import Replay
 from asyncinspect_logging.exporters.json_file import JsonExporter
@@ -15,16 +14,7 @@ from asyncinspect_logging.records import VERSION
 GOLDEN = Path(__file__).parent / "golden"
 
 
-def _make() -> Any:
-    spec = importlib.util.spec_from_file_location("golden_make", GOLDEN / "make.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-make = _make()
+make = load(GOLDEN / "make.py")
 
 
 @pytest.mark.parametrize("log", make.logs(), ids=lambda path: path.name)

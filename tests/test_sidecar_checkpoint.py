@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made import write_log
 
 from asyncinspect_logging import Config, Inspector, Snapshot
 from asyncinspect_logging.errors import ConfigError
@@ -128,8 +129,7 @@ def test_after_a_replay(tmp_path: Path, stream: Callable[..., Any]) -> None:
 
     tell = stream()
     told = [tell(kind, number) for number in range(1, 60) for kind in ("enter", "exit")] + [tell("enter", 99)]
-    log = tmp_path / "a.jsonl"
-    log.write_text("".join(json.dumps({"asyncinspect": payload}) + "\n" for payload in told))
+    log = write_log(tmp_path / "a.jsonl", told)
     inspector = replay([log], inspector=Inspector(clock=Clock()))
     assert seen(gone_on(inspector, Config())) == seen(inspector)
     assert inspector.snapshot().names["job"].live == 1
@@ -245,7 +245,7 @@ def test_a_deadlock_that_was_seen_is_saved(tmp_path: Path, tell: Any) -> None:
     from asyncinspect_logging.sidecar import Sidecar
 
     log, state = tmp_path / "a.log", tmp_path / "state"
-    log.write_text("".join(json.dumps({"asyncinspect": payload}) + "\n" for payload in opposite(tell)))
+    write_log(log, opposite(tell))
     sidecar = Sidecar(log, state=state)
     while sidecar.step():
         pass

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
 import pytest
+from loading import load
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"
-
-
-def _load(path: Path) -> ModuleType:
-    name = f"asyncinspect_demo_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def _missing(what: str) -> NoReturn:
@@ -43,7 +31,7 @@ def demo_folder() -> Path:
 @pytest.fixture(scope="session")
 def needs_prometheus() -> ModuleType:
     """The demo's module that runs Prometheus; skips where Prometheus is not installed."""
-    module = _load(DEMO / "prometheus.py")
+    module = load(DEMO / "prometheus.py")
     if module.find() is None:
         _missing("Prometheus is not installed (there is no `prometheus` on PATH)")
     return module

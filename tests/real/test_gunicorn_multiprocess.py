@@ -43,9 +43,6 @@ class Service:
             found = [pid for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         return found
 
-    def kill(self, place: int = 0) -> None:
-        os.kill(self.workers()[place], signal.SIGKILL)
-
     def page(self) -> str:
         """A page of whichever worker answers; asked again where that one is killed meanwhile."""
         end = time.monotonic() + 40
@@ -68,6 +65,17 @@ class Service:
             assert gauge or now.get(key, 0) >= value, f"{key} fell from {value} to {now.get(key)}"
         self.pages.append(now)
         return now
+
+    def kill(self) -> None:
+        """A worker, between two pages."""
+        self.scrape()
+        os.kill(self.workers()[0], signal.SIGKILL)
+        self.scrape()
+
+    def replace(self) -> None:
+        """All workers, by new ones."""
+        self.process.send_signal(signal.SIGHUP)
+        self.scrape()
 
 
 #: Plain WSGI, for workers that have no event loop.
@@ -138,17 +146,8 @@ def test_killed_and_replaced(tmp_path: Path, preload: bool) -> None:
     """SIGKILL of five workers, and SIGHUP, which replaces all: the sum is that of the answers, and of what was open."""
     with serving(tmp_path, *UVICORN, *(["--preload"] if preload else [])) as service:
         load, first = Load(service.port), service.workers()
-
-        def kill() -> None:
-            service.scrape()
-            service.kill()
-            service.scrape()
-
-        def replace() -> None:
-            service.process.send_signal(signal.SIGHUP)
-            service.scrape()
-
-        asyncio.run(under(load, kill, kill, kill, replace, service.scrape, kill, kill, service.scrape))
+        kill, replace, scrape = service.kill, service.replace, service.scrape
+        asyncio.run(under(load, kill, kill, kill, replace, scrape, kill, kill, scrape))
         until(lambda: not set(first) & set(service.workers()) and len(service.workers()) == WORKERS)
 
         def settled() -> bool:
@@ -187,17 +186,8 @@ def test_other_servers(tmp_path: Path, server: str, app: str, options: tuple[str
     """The same with gunicorn's own workers, one and several threads each, and with the processes of uvicorn."""
     with serving(tmp_path, *options, server=server, app=app) as service:
         load, first = Load(service.port), service.workers()
-
-        def kill() -> None:
-            service.scrape()
-            service.kill()
-            service.scrape()
-
-        def replace() -> None:
-            service.process.send_signal(signal.SIGHUP)
-            service.scrape()
-
-        asyncio.run(under(load, kill, replace, service.scrape, kill, service.scrape, apart=1.0))
+        kill, replace, scrape = service.kill, service.replace, service.scrape
+        asyncio.run(under(load, kill, replace, scrape, kill, scrape, apart=1.0))
         until(lambda: not set(first) & set(service.workers()) and len(service.workers()) == WORKERS)
         until(lambda: not service.scrape()["async_inspect_active_tasks"], lambda: service.pages[-1])
         pages = [service.scrape() for _ in range(3 * WORKERS)]

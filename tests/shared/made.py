@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -100,6 +102,12 @@ def snapshot(*tasks: TaskView, **more: Any) -> Snapshot:
     """Of these tasks, and of nothing else that it is not told."""
     empty = Snapshot(T0 + 100, tasks, {}, {}, {}, {}, {}, (), 0, {}, NO_HISTOGRAM)
     return empty._replace(**more)
+
+
+def write_log(path: Path, payloads: Iterable[Mapping[str, Any]]) -> Path:
+    """A log of these payloads at this path, which is given back."""
+    path.write_text("".join(json.dumps({"asyncinspect": payload}) + "\n" for payload in payloads))
+    return path
 
 
 class TaskList:
