@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made import a_view
+from made import TaskList, a_view
 
 from asyncinspect_logging import Inspector, Snapshot, TaskState, nesting, span
 from asyncinspect_logging.errors import ConfigError
@@ -60,24 +60,6 @@ TASK = a_view(
 
 def a_snapshot(*tasks: TaskView) -> Snapshot:
     return EMPTY._replace(tasks=tasks)
-
-
-class Stream:
-    """A stream of tasks, as a log is, with the rest at its end."""
-
-    def __init__(self, tasks: Iterator[TaskView], rest: Snapshot = EMPTY) -> None:
-        self.tasks = tasks
-        self.rest_asked_for_early = False
-        self._rest = rest
-        self._ended = False
-
-    def __iter__(self) -> Iterator[TaskView]:
-        yield from self.tasks
-        self._ended = True
-
-    def rest(self) -> Snapshot:
-        assert self._ended, "the rest was asked for before the tasks had been gone through"
-        return self._rest
 
 
 def generated(count: int) -> Iterator[TaskView]:
@@ -233,7 +215,7 @@ def test_reading_an_export_tells_how_far_it_has_come(
     """In bytes of the file, rising to all of them; as the export itself, too."""
     monkeypatch.setattr(json_file, "_STEP", 1000)
     path = tmp_path / "trace.json"
-    JsonExporter.export_to_file(Stream(generated(100)), path)
+    JsonExporter.export_to_file(TaskList(generated(100)), path)
     if laid_out_anew:
         path.write_text(json.dumps(json.loads(path.read_text("utf-8")), indent=1), "utf-8")
     for where in (path, path.read_bytes()):
@@ -275,7 +257,7 @@ def test_histograms_that_are_none_are_refused(bounds: list[float], counts: list[
 def test_json_tasks_are_on_lines_and_read_one_by_one(tmp_path: Path) -> None:
     """A stream of tasks again, so that what reads a log reads an export too."""
     path = tmp_path / "trace.json"
-    JsonExporter.export_to_file(Stream(generated(100), EMPTY._replace(deadlocks=3)), path)
+    JsonExporter.export_to_file(TaskList(generated(100), EMPTY._replace(deadlocks=3)), path)
     tasks = JsonTasks(path)
     with pytest.raises(RuntimeError, match="go through them first"):
         tasks.rest()
@@ -479,12 +461,12 @@ def test_a_file_is_whole_or_not_there(exporter: Any, tmp_path: Path) -> None:
         raise LookupError("the log is gone")
 
     with pytest.raises(LookupError):
-        exporter.export_to_file(Stream(failing()), path)
+        exporter.export_to_file(TaskList(failing()), path)
     assert os.listdir(tmp_path) == ["out"]
     assert path.read_text() == "before"
-    exporter.export_to_file(Stream(generated(10)), path)
+    exporter.export_to_file(TaskList(generated(10)), path)
     assert os.listdir(tmp_path) == ["out"]
-    assert path.read_bytes().decode() == exporter.export_to_string(Stream(generated(10)))
+    assert path.read_bytes().decode() == exporter.export_to_string(TaskList(generated(10)))
 
 
 def test_a_killed_export_leaves_the_file_that_was_there(tmp_path: Path) -> None:
@@ -543,9 +525,9 @@ def test_a_device_is_written_to(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE) as reader:
-        JsonExporter.export_to_file(Stream(generated(50)), pipe)
+        JsonExporter.export_to_file(TaskList(generated(50)), pipe)
         out, _ = reader.communicate(timeout=30)
-    assert out.decode() == JsonExporter.export_to_string(Stream(generated(50)))
+    assert out.decode() == JsonExporter.export_to_string(TaskList(generated(50)))
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
@@ -569,7 +551,7 @@ def test_where_a_file_cannot_be(tmp_path: Path) -> None:
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The operating system's own error, on a device that is always full, and for a file beside its place."""
     with pytest.raises(ExportError, match="No space left on device") as caught:
-        JsonExporter.export_to_file(Stream(generated(2000)), "/dev/full")
+        JsonExporter.export_to_file(TaskList(generated(2000)), "/dev/full")
     assert caught.value.errno == errno.ENOSPC
     # The same for a file: what is opened beside its place is the full device.
     opened, full = os.open, []
@@ -583,7 +565,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "open", open_full)
     with pytest.raises(ExportError, match="No space left on device"):
-        JsonExporter.export_to_file(Stream(generated(2000)), tmp_path / "trace.json")
+        JsonExporter.export_to_file(TaskList(generated(2000)), tmp_path / "trace.json")
     assert full
     assert os.listdir(tmp_path) == []
 
@@ -626,9 +608,9 @@ for name in ("new.json", "mine.json"):
 def test_write_to_an_open_file(exporter: Any) -> None:
     """Binary or text, such as standard output."""
     text, binary = io.StringIO(newline=""), io.BytesIO()
-    exporter.write(Stream(generated(10)), text)
-    exporter.write(Stream(generated(10)), binary)
-    assert text.getvalue() == binary.getvalue().decode() == exporter.export_to_string(Stream(generated(10)))
+    exporter.write(TaskList(generated(10)), text)
+    exporter.write(TaskList(generated(10)), binary)
+    assert text.getvalue() == binary.getvalue().decode() == exporter.export_to_string(TaskList(generated(10)))
 
 
 # ---- sources
@@ -639,7 +621,7 @@ def test_sources() -> None:
     snapshot = a_snapshot(TASK)
     tasks, rest, total = read_source(snapshot)
     assert (tuple(tasks), rest(), total) == ((TASK,), EMPTY, 1)
-    tasks, rest, total = read_source(Stream(iter([TASK])))
+    tasks, rest, total = read_source(TaskList([TASK], EMPTY))
     assert (tuple(tasks), rest(), total) == ((TASK,), EMPTY, None)
     for wrong in (None, [TASK], "trace.json", Inspector):
         with pytest.raises(TypeError, match="give an Inspector, a Snapshot or a stream of tasks"):
@@ -650,7 +632,7 @@ def test_sources() -> None:
 def test_progress(exporter: Any, tmp_path: Path) -> None:
     """Now and then, and at the end; with the number of tasks where it is known."""
     seen: list[tuple[int, int | None]] = []
-    exporter.export_to_file(Stream(generated(2500)), tmp_path / "x", progress=lambda *now: seen.append(now))
+    exporter.export_to_file(TaskList(generated(2500)), tmp_path / "x", progress=lambda *now: seen.append(now))
     assert seen == [(1000, None), (2000, None), (2500, None)]
     seen.clear()
     exporter.write(a_snapshot(*generated(1500)), io.BytesIO(), progress=lambda *now: seen.append(now))
@@ -671,7 +653,7 @@ def peak(exporter: Any, tasks: Iterator[TaskView]) -> int:
     """Bytes that were in use at most while tasks are exported."""
     tracemalloc.start()
     try:
-        exporter.write(Stream(tasks), Sink())
+        exporter.write(TaskList(tasks), Sink())
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -706,7 +688,7 @@ def test_random_order_of_a_stream() -> None:
     """The tasks of a shuffled stream are all there."""
     tasks = list(generated(1000))
     random.Random(4).shuffle(tasks)
-    assert len(rows_of(CsvExporter.export_to_string(Stream(iter(tasks))))) == 1000
+    assert len(rows_of(CsvExporter.export_to_string(TaskList(tasks)))) == 1000
 
 
 def test_the_page_names_every_column() -> None:

@@ -116,11 +116,14 @@ class TaskList:
     def __init__(self, tasks: Iterable[TaskView] | Callable[[], Iterator[TaskView]], rest: Snapshot | None = None):
         self._tasks = tasks
         self._rest = rest or snapshot()
+        self._ended = False
 
     def __iter__(self) -> Iterator[TaskView]:
-        return self._tasks() if callable(self._tasks) else iter(self._tasks)
+        yield from self._tasks() if callable(self._tasks) else self._tasks
+        self._ended = True
 
     def rest(self) -> Snapshot:
+        assert self._ended, "the rest was asked for before the tasks had been gone through"
         return self._rest
 
 
