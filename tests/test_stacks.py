@@ -1,5 +1,6 @@
 """The frames of threads, which cannot be asked for while other interpreters run."""
 
+import gc
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ several = pytest.mark.skipif(sys.version_info < (3, 12), reason="all interpreter
 
 
 def test_frames_of_this_thread():
-    assert stacks.current_frames()[threading.get_ident()].f_back is sys._getframe()
+    assert sys._getframe() in stacks.outwards(stacks.current_frames()[threading.get_ident()])
     assert threading.get_ident() in stacks.thread_idents()
 
 
@@ -71,3 +72,86 @@ def test_process_survives_looks_while_other_interpreters_run():
     done = subprocess.run([sys.executable, "-c", _STRESS], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "alive\n"
+
+
+_GOES_ON = """
+import asyncio, gc, sys, threading
+from types import FrameType
+from asyncinspect_logging import stacks
+
+class Thread(threading.Thread):
+    # Goes a hundred calls deep, and, when it is let go on, back and down again by other ways.
+    def __init__(self, collections):
+        super().__init__(daemon=True)
+        self.there, self.go, self.back = threading.Event(), threading.Event(), threading.Event()
+        self.left = collections
+
+    def run(self):
+        self.down(100, self.wait)
+        self.down_again(1, 2.0, "3", 100)
+        self.back.set()
+
+    def down(self, levels, then):
+        return self.down(levels - 1, then) if levels else then()
+
+    def down_again(self, one, two, three, levels):
+        four, five = [one], (two,)
+        return self.down_again(three, one, two, levels - 1) if levels else (four, five)
+
+    def wait(self):
+        self.there.set()
+        self.go.wait()
+
+    def collecting(self, phase, info):
+        # In the middle of whatever the collection was begun by.
+        self.left -= 1
+        if not self.left:
+            self.go.set()
+            self.back.wait()
+
+for collections in range(1, 200, 3):
+    thread = Thread(collections)
+    thread.start()
+    thread.there.wait()
+    innermost = stacks.current_frames()[thread.ident]
+    before = gc.get_threshold()
+    gc.callbacks.append(thread.collecting)
+    gc.set_threshold(1)
+    frames = stacks.outwards(innermost)
+    gc.set_threshold(*before)
+    gc.callbacks.remove(thread.collecting)
+    thread.go.set()
+    thread.join()
+    assert all(type(frame) is FrameType for frame in frames), [type(frame) for frame in frames]
+    names = [frame.f_code.co_name for frame in frames]
+    assert names[-104:-3] == ["down"] * 101, names
+    assert gc.isenabled()
+print("alive")
+"""
+
+
+def test_threads_do_not_go_on_while_their_stack_is_read():
+    """Before Python 3.12, making a frame's object may begin a collection, and a collection lets other threads run."""
+    done = subprocess.run([sys.executable, "-c", _GOES_ON], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_the_collector_is_left_as_it_was(on):
+    async def never_run(): ...
+
+    coroutine = never_run()
+    (gc.enable if on else gc.disable)()
+    try:
+        frame = stacks.frame_of(coroutine, "cr_frame")
+        assert (frame.f_code, stacks.locals_of(frame)) == (never_run.__code__, {})
+        with pytest.raises(AttributeError):
+            stacks.locals_of(None)
+        left = gc.isenabled()
+    finally:
+        gc.enable()
+    coroutine.close()
+    assert left is on
+    assert stacks.frame_of(coroutine, "cr_frame") is None
+    assert stacks.frame_of(object(), "gi_frame") is None
+    assert stacks.outwards(None) == []

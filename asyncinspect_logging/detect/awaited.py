@@ -6,6 +6,7 @@ import asyncio
 import asyncio.tasks
 from typing import Any, Final
 
+from ..stacks import frame_of, locals_of
 from .chains import enclosed
 from .tasks import all_tasks
 
@@ -66,12 +67,12 @@ def _by_frames(task: Any) -> _Needs:
     """The tasks of a TaskGroup that is being left, or of an `asyncio.wait`."""
     coro = task.get_coro()
     for _ in range(_DEEPEST):
-        frame: Any = getattr(coro, "cr_frame", None)
+        frame = frame_of(coro, "cr_frame")
         code = getattr(frame, "f_code", None)
         if code in _AEXITS:
-            return [[each] for each in list(frame.f_locals["self"]._tasks) if not each.done()]
+            return [[each] for each in list(locals_of(frame)["self"]._tasks) if not each.done()]
         if code is not None and code is _WAIT:
-            return _of_wait(frame.f_locals)
+            return _of_wait(locals_of(frame))
         coro = getattr(coro, "cr_await", None) or getattr(coro, "gi_yieldfrom", None) or getattr(coro, "ag_await", None)
         if coro is None:
             break

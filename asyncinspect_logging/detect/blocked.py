@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from inspect import CO_COROUTINE
+from itertools import takewhile
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, NamedTuple
@@ -21,7 +22,7 @@ from ..driver import qualname_of
 from ..routing import DEFAULT_POLICY, Clock
 from ..snapshot import Finding
 from ..spans import Span
-from ..stacks import current_frames
+from ..stacks import current_frames, outwards
 from ..steps import stepping
 from .findings import tell
 from .loop import HANDLE_RUN, Heart, collections, hearts
@@ -193,19 +194,12 @@ def _stack(heart: Heart) -> list[str] | None:
     """The frames of the loop's callback, innermost last, without ours: "file:line function". None if it waits in its
     selector, or is held by a debugger: then it is not blocked.
     """
-    innermost = current_frames().get(_thread(heart))
-    frames: list[FrameType] = []
-    frame = innermost
-    below = False
-    while frame is not None:
-        if frame.f_globals.get("__name__") in _DEBUGGERS:
-            return None
-        below = below or frame.f_code is HANDLE_RUN
-        if not below:
-            frames.append(frame)
-        frame = frame.f_back
-    if not below and innermost is not None:
-        if innermost.f_globals.get("__name__") == "selectors" and _runs_a_loop(innermost.f_back):
+    all_frames = outwards(current_frames().get(_thread(heart)))
+    if any(frame.f_globals.get("__name__") in _DEBUGGERS for frame in all_frames):
+        return None
+    frames = list(takewhile(lambda frame: frame.f_code is not HANDLE_RUN, all_frames))
+    if frames and len(frames) == len(all_frames):
+        if frames[0].f_globals.get("__name__") == "selectors" and _runs_a_loop(frames[1:2]):
             return None
         if 0 < heart.depth <= len(frames):
             del frames[len(frames) - heart.depth :]
@@ -220,8 +214,9 @@ def _stack(heart: Heart) -> list[str] | None:
     ]
 
 
-def _runs_a_loop(frame: FrameType | None) -> bool:
-    return frame is not None and frame.f_code is asyncio.BaseEventLoop._run_once.__code__  # type: ignore[attr-defined]
+def _runs_a_loop(frames: Sequence[FrameType]) -> bool:
+    run_once = asyncio.BaseEventLoop._run_once.__code__  # type: ignore[attr-defined]
+    return any(frame.f_code is run_once for frame in frames)
 
 
 def _describe(doing: _Doing, step: int, collected: int, stack: Sequence[str]) -> str:

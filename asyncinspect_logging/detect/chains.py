@@ -27,7 +27,7 @@ from typing import Any, Final, NamedTuple
 from .. import driver
 from ..driven import DrivenSpan
 from ..driver import Driver
-from ..stacks import current_frames
+from ..stacks import current_frames, frame_of, locals_of, outwards
 
 __all__ = [
     "Chain",
@@ -119,7 +119,7 @@ def walk(thing: Any) -> Chain:
             running = True
         elif not links:
             suspended = getattr(thing, suspends, True)
-        frame = getattr(thing, frame_name)
+        frame = frame_of(thing, frame_name)
         if frame is None:
             thing = None
             break
@@ -179,7 +179,7 @@ def local(frame: FrameType, *names: str) -> tuple[Any, ...]:
     """
     if not frame.f_code.co_flags & inspect.CO_OPTIMIZED:
         return (None,) * len(names)
-    found = frame.f_locals
+    found = locals_of(frame)
     values = tuple(found.get(name) for name in names)
     if _KEEPS_LOCALS:
         found.clear()
@@ -222,24 +222,15 @@ def texts_of(frames: Iterable[tuple[FrameType, str, str]]) -> tuple[str, ...]:
 def running_frames(frame: FrameType) -> list[FrameType]:
     """The stack of the thread that runs `frame`, from that inwards, or nothing where no thread does."""
     for innermost in current_frames().values():
-        found: list[FrameType] = []
-        at: FrameType | None = innermost
-        while at is not None:
-            found.append(at)
-            if at is frame:
-                return found[::-1]
-            at = at.f_back
+        found = outwards(innermost)
+        if frame in found:
+            return found[found.index(frame) :: -1]
     return []
 
 
 def thread_frames(ident: int) -> list[FrameType]:
     """What a thread runs, outermost first: the frames of the application, or all where there is none of those."""
-    found = []
-    at = current_frames().get(ident)
-    while at is not None:
-        found.append(at)
-        at = at.f_back
-    found.reverse()
+    found = outwards(current_frames().get(ident))[::-1]
     return [frame for frame in found if is_of_application(frame)] or found
 
 

@@ -24,6 +24,7 @@ from ..driver import Driver, _drive, qualname_of
 from ..notices import Forgotten
 from ..snapshot import Finding
 from ..spans import Span
+from ..stacks import frame_of
 from ..told import ToldSpan
 from .loop import collections
 from .tasks import all_tasks, task_references
@@ -427,7 +428,7 @@ def _where(coro: Any) -> str | None:
     """`file:line function` where a suspended coroutine waits."""
     found = None
     for link in _chain(coro):
-        frames = (getattr(link, attribute, None) for attribute in ("cr_frame", "gi_frame", "ag_frame"))
+        frames = (frame_of(link, attribute) for attribute in ("cr_frame", "gi_frame", "ag_frame"))
         frame = next((frame for frame in frames if frame is not None), None)
         if frame is not None and frame.f_code is not _DRIVING:
             found = f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}"

@@ -27,7 +27,7 @@ from functools import lru_cache
 from types import BuiltinMethodType, CodeType, FrameType, GeneratorType, MemberDescriptorType, MethodType
 from typing import Any, Final, NamedTuple
 
-from ..stacks import current_frames
+from ..stacks import current_frames, frame_of, locals_of, outwards
 from .chains import enclosed, is_of_application, local, walk
 from .held import THREAD_LOCK, Hold, Owner, Place, Resource, Wait, new_id
 from .loop import hearts
@@ -147,13 +147,12 @@ def _is_held(stopped: Stopped, held: _Held) -> bool:
     return owner_of(held.task).number in stopped.wait.resource.holders
 
 
-def _worked_on(frame: FrameType | None) -> Iterator[int]:
+def _worked_on(frame: FrameType) -> Iterator[int]:
     """Ids of the futures that a thread of an executor is to complete."""
-    while frame is not None:
-        if _WORK is not None and frame.f_code is _WORK.__code__:
-            (item,) = local(frame, "self")
+    for each in outwards(frame):
+        if _WORK is not None and each.f_code is _WORK.__code__:
+            (item,) = local(each, "self")
             yield id(getattr(item, "future", None))
-        frame = frame.f_back
 
 
 def work_awaited(task: Any) -> Any:
@@ -197,7 +196,8 @@ def _entered(thing: Any, frame: FrameType) -> Iterator[tuple[Any, FrameType]]:
                     yield lock, frame
             elif kept.__func__ is contextlib._GeneratorContextManager.__exit__:
                 generator = vars(kept.__self__).get("gen")
-                inner = generator.gi_frame if type(generator) is GeneratorType and generator.gi_suspended else None
+                suspended = type(generator) is GeneratorType and generator.gi_suspended
+                inner = frame_of(generator, "gi_frame") if suspended else None
                 if inner is not None:
                     yield from _entered(generator, inner)
 
@@ -255,7 +255,7 @@ def _value(frame: FrameType, operand: tuple[str, ...]) -> Any:
     root, *names = operand
     # This reads the application's variables. It is done only where a thread has stopped and a task holds a lock: before
     # Python 3.13 the dict lives as long as the frame.
-    scope: Any = next((scope for scope in (frame.f_locals, frame.f_globals) if root in scope), None)
+    scope: Any = next((scope for scope in (locals_of(frame), frame.f_globals) if root in scope), None)
     value = None if scope is None else scope[root]
     for name in names:
         try:

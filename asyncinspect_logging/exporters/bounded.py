@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +9,7 @@ from contextvars import Context
 from typing import Final
 
 from ..diagnostics import warn_once
+from ..stacks import current_frames, outwards
 from .scrape import Overdue, Pages
 
 __all__ = ["Bounded"]
@@ -110,10 +110,7 @@ class Bounded:
             free.release()
 
     def _tell(self, making: _Making) -> None:
-        frame = sys._current_frames().get(making.thread.ident or 0)
-        where: list[str] = []
-        while frame is not None and len(where) < _FRAMES:
-            where.append(f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_qualname}")
-            frame = frame.f_back
+        frames = outwards(current_frames().get(making.thread.ident or 0))[:_FRAMES]
+        where = [f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_qualname}" for frame in frames]
         message = "a page of metrics takes longer than %g s, so scrapes are answered with 503; it is at %s"
         warn_once("metrics page overdue", "", message, self.limit, " < ".join(where) or "its end")
