@@ -65,6 +65,7 @@ FOR_EXPORTERS = {
     "nesting",
     "process",
     "snapshot",
+    "stacks",
     "stacktraces",
     "traceparent",
 }
