@@ -24,6 +24,21 @@ _told: set[str] = set()
 _speaking = threading.local()
 
 
+def _is_unwritten() -> bool:
+    """Whether all handlers that get what we say are front ends of an inspector: they write nothing, and where there is
+    a handler, logging does without its last resort, standard error.
+    """
+    node: logging.Logger | None = log
+    found = False
+    while node is not None:
+        for handler in node.handlers:
+            if not hasattr(handler, "span_listener"):
+                return False
+            found = True
+        node = node.parent if node.propagate else None
+    return found
+
+
 def warn_once(kind: str, subject: str, message: str, *args: object, exc_info: bool = False) -> None:
     """Count a trouble of this kind, and log the first one about `subject`. Raises nothing."""
     troubles[kind] += 1
@@ -38,7 +53,10 @@ def warn_once(kind: str, subject: str, message: str, *args: object, exc_info: bo
         log.disabled = False
     try:
         # What failed may have said it with the address, or the header, that it failed with.
-        log.warning(_policy.hide(message % args if args else message), exc_info=exc_info)
+        text = _policy.hide(message % args if args else message)
+        log.warning(text, exc_info=exc_info)
+        if logging.lastResort is not None and log.isEnabledFor(logging.WARNING) and _is_unwritten():
+            logging.lastResort.handle(log.makeRecord(log.name, logging.WARNING, __file__, 0, text, (), None))
     except Exception:
         # A handler of the application's that raises has no say in what the application sees of us.
         troubles["warning not logged"] += 1

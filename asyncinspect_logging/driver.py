@@ -117,8 +117,9 @@ def _stepper(awaitable: Any) -> Any:
         iterator = type(awaitable).__await__(awaitable)
     except AttributeError:
         kind = type(awaitable).__qualname__
+        hint = "; for a plain function write @span('name')" if callable(awaitable) else ""
         raise TypeError(
-            f"instrument() takes a coroutine function or an awaitable, not {kind}: {awaitable!r:.100}"
+            f"instrument() takes a coroutine function or an awaitable, not {kind}: {awaitable!r:.100}{hint}"
         ) from None
     return iterator if hasattr(iterator, "send") and hasattr(iterator, "throw") else _iterate(iterator)
 

@@ -252,6 +252,8 @@ def install(loop: asyncio.AbstractEventLoop | None = None, *, sync: bool = False
             raise RuntimeError(
                 "install() needs a running event loop; call it in a coroutine, or write install(loop)"
             ) from None
+    elif not callable(getattr(loop, "create_task", None)):
+        raise TypeError(f"loop={loop!r:.100} is not an event loop; call install() in a coroutine, without one")
     return Installed(loop, sync)
 
 

@@ -255,11 +255,14 @@ class Route:
         "_root",
         "_root_handlers",
         "_whose",
+        "asked",
         "logger",
     )
 
     def __init__(self, logger: logging.Logger) -> None:
         self.logger = logger
+        #: Whether a span was ever told this way.
+        self.asked = False
         self._whose: Audience | None = None
         # What the audience was worked out from: compared, not trusted, since logging changes all of it in place and
         # tells nobody. Copies of the lists of handlers at both ends of the path; the filters of the first listener;
@@ -302,6 +305,7 @@ class Route:
 
     def _look(self) -> Audience | None:
         """Work the audience out anew."""
+        self.asked = True
         own = self.logger
         loggers: list[logging.Logger] = []
         path: list[logging.Handler] = []

@@ -32,6 +32,7 @@ __all__ = [
     "release",
     "use",
     "use_for",
+    "users",
 ]
 
 #: What is set on records and event dicts; the application's own values stay. The last is for a mark that finds all of
@@ -153,6 +154,12 @@ def use_for(users: Iterable[object]) -> None:
     for user in users:
         if user not in _users:
             use(user)
+
+
+def users() -> list[Any]:
+    """Those who have records stamped: front ends, and whoever uses one, such as a queue's handler."""
+    with _lock:
+        return list(_users)
 
 
 def _install() -> None:

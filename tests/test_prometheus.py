@@ -544,15 +544,16 @@ def test_scrapes_of_many_threads_agree(exporter, source):
 def test_after_a_fork():
     """The child neither answers on the parent's port nor disturbs it; its updater runs, and it can serve anew."""
     script = """
-        import os, socket, threading, urllib.request
+        import logging, os, socket, threading, urllib.request
+        from asyncinspect_logging import AsyncInspectHandler
         from asyncinspect_logging.exporters.prometheus import PrometheusExporter
-        from asyncinspect_logging.inspector import Inspector
 
         def fetch(server):
             with urllib.request.urlopen(server.url, timeout=10) as response:
                 return response.read()
 
-        with PrometheusExporter(Inspector()) as exporter:
+        logging.basicConfig(handlers=[AsyncInspectHandler()])
+        with PrometheusExporter() as exporter:
             server = exporter.start_server(0)
             kept = socket.create_connection(("127.0.0.1", server.port), timeout=10)
             exporter.start_background_updater(1000)

@@ -110,7 +110,7 @@ def need_records(source: Snapshot | TaskStream, where: object) -> Snapshot | Tas
 def no_records(report: Report, where: str, *, at: float | None = None) -> UnusableError:
     """What was found in a log instead of records, of which those after `at` are none."""
     what = f"{report.lines:,} lines, {report.annotations:,} of them inside spans, {report.foreign:,} of others"
-    fix = "give another file, or log at level DEBUG"
+    fix = "give another file, or log in JSON at level DEBUG, as json_logging() does"
     if at is not None and report.lines > report.annotations + report.foreign + report.broken:
         fix = "the others came after --at: name a later time"
     if report.problems:

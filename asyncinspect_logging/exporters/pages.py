@@ -70,6 +70,8 @@ class Page:
         self, at: int, renderer: Renderer, snapshot: Snapshot, others: Sequence[Metric], found: Found | None = None
     ) -> None:
         self.at = at
+        #: Whether it tells of no span.
+        self.is_empty = not snapshot.names
         self._renderer = renderer
         self._blocks = renderer.blocks(snapshot)
         # Text 0.0.4 knows of no exemplars.
@@ -108,6 +110,7 @@ class Page:
 class PageMaker:
     """Makes the pages of `registry`, one of whose collectors collects by the `collect` here: the families of `source`.
 
+    `why_empty` is asked when a page without any span is served; what it says is logged, once.
     A page is served again for `interval` seconds. `errors` counts the pages that could not be made; the first failure
     after a success is logged.
     """
@@ -119,8 +122,10 @@ class PageMaker:
         registry: CollectorRegistry,
         interval: float,
         exemplars: Exemplars | None = None,
+        why_empty: Callable[[], str] | None = None,
     ) -> None:
         self.interval = interval
+        self._why_empty = why_empty
         self._exemplars = exemplars
         #: Seconds between the calls of an updater, or 0: then a page may be as old as the next call may be late.
         self.updated_every = 0.0
@@ -198,8 +203,15 @@ class PageMaker:
         page = self._page
         if page is None or not self._is_young(page):
             page = self.refresh(unless_young=True)
+        if page.is_empty and self._why_empty is not None:
+            self._tell(self._why_empty())
         with self._watched():
             return page.packed(openmetrics=openmetrics) if compress else page.text(openmetrics=openmetrics)
+
+    def _tell(self, why: str) -> None:
+        if why:
+            self._why_empty = None
+            warn_once("empty page", str(self._serial), "a page of metrics without any span was asked for: %s", why)
 
     def _is_young(self, page: Page) -> bool:
         limit = max(self.interval, 2 * self.updated_every)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
@@ -16,6 +17,7 @@ from ..config import Config, check_port, parse_address
 from ..errors import ConfigError
 from ..process import after_fork
 from ..snapshot import Snapshot
+from ..unheard import why_unheard
 from . import scrape
 from .bounded import Bounded
 from .combine import combine
@@ -63,6 +65,13 @@ def _endings(source: Any) -> list[Callable[[], Iterable[Any]]]:
     """What gives the newest finished tasks of an inspector, or of each of several."""
     sources: Sequence[Any] = source.sources if isinstance(source, _Sum) else [source]
     return [one.endings for one in sources if callable(getattr(one, "endings", None))]
+
+
+def _why_empty(sources: Sequence[Any]) -> Callable[[], str] | None:
+    """What says why no span would come, of inspectors that are fed by the logging of this process."""
+    if not all(getattr(one, "first_hand", False) for one in sources):
+        return None
+    return partial(why_unheard, sources)
 
 
 def _default_inspector() -> Source:
@@ -133,6 +142,11 @@ class PrometheusExporter:
         groups = [group for group, on in switches.items() if on]
         self._renderer = Renderer(groups, check_label(name_label), bounds)
         source = _default_inspector() if inspector is None else inspector
+        if isinstance(source, type) or not callable(getattr(source, "snapshot", None)):
+            raise ConfigError(
+                f"inspector={inspector!r:.200} gives no snapshots; write PrometheusExporter(inspector), with the one "
+                "that the handler feeds, or PrometheusExporter() for Inspector.default()"
+            )
         examples = Exemplars(_endings(source), bounds) if exemplars else None
         self._source = source
         processes = _all_processes(source)
@@ -147,7 +161,9 @@ class PrometheusExporter:
         self._address: int | str = config.metrics_port if port is None else port
         #: The registry that holds this exporter; metrics registered there appear on its pages too.
         self.registry: CollectorRegistry = CollectorRegistry() if registry is None else registry
-        self._pages = PageMaker(source, self._renderer, self.registry, interval, examples)
+        # Where many processes share their counts, others may be those that have the handlers.
+        why_empty = None if self._shared else _why_empty(self._sources())
+        self._pages = PageMaker(source, self._renderer, self.registry, interval, examples, why_empty)
         self._bounded = Bounded(self._pages, limit)
         self._servers: list[MetricsServer] = []
         self._updater: Updater | None = None
@@ -248,13 +264,16 @@ class PrometheusExporter:
         self._servers = [*(other for other in self._servers if not other.closed), server]
         return server
 
+    def _sources(self) -> Sequence[Any]:
+        return self._source.sources if isinstance(self._source, _Sum) else [self._source]
+
     def _unready(self, lag: float | None) -> str:
         """Why the process is not ready for work, as far as can be seen from here; "" if it is. Takes no snapshot."""
         if self._bounded.is_overdue:
             return "the metrics take too long to collect"
         if self._pages.failing:
             return "the metrics cannot be collected"
-        sources: Sequence[Any] = self._source.sources if isinstance(self._source, _Sum) else [self._source]
+        sources = self._sources()
         fed = any(getattr(one, "is_fed", True) or not getattr(one, "first_hand", True) for one in sources)
         if not fed and not self._shared:  # of many processes, others are fed
             return "no handler and no processor feeds the inspector"
