@@ -1,34 +1,27 @@
-"""Whether one file holds what another one held: by its name, where rotation can have made a copy, and by its bytes.
+"""Whether one file holds what another one held, by its bytes.
 
 What was read of a file is known by its first bytes, and by the bytes before the place up to which it was read. Files of
 different services may begin alike, and so the one is not enough; nor are both without a name that goes on after the
-other's, for two services may have said the very same until now.
+other's (see `names`), for two services may have said the very same until now.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 import zlib
-from functools import lru_cache
 from hashlib import sha256
 from types import TracebackType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 from ..analysis.files import unpacked
 from ..errors import MissingExtraError
 
-__all__ = ["HEAD", "ROTATED", "UNPACKING", "Mark", "Unpacked", "digest", "head_of", "last_of", "origins_of"]
+__all__ = ["HEAD", "UNPACKING", "Mark", "Unpacked", "digest", "head_of", "last_of"]
 
 #: First bytes, and last ones, that a file is known by.
 HEAD: Final = 1024
-#: Where the name of a file goes on once it is rotated: `app.log.1`, `app.log-20260101.gz`, `app.log.2026-01-01_12`.
-ROTATED: Final = re.compile(r"[.\-_](?=\d)")
-#: The same before its extension: `app-20260101.log`.
-_INSERTED: Final = re.compile(r"[.\-_]\d[\d.\-_:T]*(?=\.\D)")
-_PACKED: Final = (".gz", ".zst")
 #: What is raised where a compressed file is cut short, or damaged, or cannot be read for want of a package.
 UNPACKING: Final = (EOFError, OSError, zlib.error, ValueError, MissingExtraError)
 _PIECE: Final = 1 << 20
@@ -48,6 +41,15 @@ class Mark(NamedTuple):
     offset: int = 0
     lines: int = 0
 
+    @classmethod
+    def of(cls, saved: Any) -> Self:
+        """The one whose values these are. Raises ValueError or TypeError for what is none."""
+        head, head_size, tail, tail_size, offset, lines = saved
+        mark = cls(str(head), int(head_size), str(tail), int(tail_size), int(offset), int(lines))
+        if not (0 <= mark.head_size <= HEAD and 0 <= mark.tail_size <= min(HEAD, mark.offset)):
+            raise ValueError(f"a file cannot be known by {mark.head_size} and {mark.tail_size} bytes")
+        return mark
+
     def begins(self, data: bytes) -> bool:
         """Whether these first bytes are the file's; nothing begins with none."""
         return 0 < self.head_size <= len(data) and digest(data[: self.head_size]) == self.head
@@ -55,15 +57,6 @@ class Mark(NamedTuple):
     def ends(self, data: bytes) -> bool:
         """Whether these are the bytes before the place."""
         return self.tail_size <= len(data) and digest(data[len(data) - self.tail_size :]) == self.tail
-
-
-@lru_cache(maxsize=4096)
-def origins_of(path: str) -> frozenset[str]:
-    """The names of files of which rotation may have made one of this name, by renaming or copying."""
-    folder, name = os.path.split(path)
-    plain = next((name.removesuffix(end) for end in _PACKED if name.endswith(end)), name)
-    found = {name[: suffix.start()] for suffix in ROTATED.finditer(name)} | {plain, _INSERTED.sub("", plain)}
-    return frozenset(os.path.join(folder, origin) for origin in found - {name})
 
 
 def _opened(path: str) -> Any:

@@ -7,18 +7,16 @@ not anew. Offsets are at the beginnings of lines: the piece of a line at the end
 
 from __future__ import annotations
 
-import glob
 import os
-import stat
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from ..diagnostics import warn_once
 from ..endpoint import MAX_LINE
-from ..errors import ConfigError
-from .copies import HEAD, ROTATED, UNPACKING, Mark, Unpacked, digest, head_of, last_of, origins_of
+from .copies import HEAD, UNPACKING, Mark, Unpacked, digest, head_of, last_of
+from .names import Names, origins_of
 
 __all__ = ["Files"]
 
@@ -90,23 +88,19 @@ class _Past(NamedTuple):
 class Files:
     """The files of `paths` (names or globs), and what rotation makes of them: names that go on after theirs.
 
-    Raises ConfigError for no path at all, and for what is there and is no file.
+    Raises ConfigError for what is there and is no file.
     """
 
     def __init__(self, paths: Iterable[str | os.PathLike[str]]) -> None:
-        self.patterns = [os.path.abspath(os.fspath(path)) for path in paths]
-        for pattern in self.patterns:
-            if os.path.exists(pattern) and not os.path.isfile(pattern):
-                raise ConfigError(f"{pattern!r} is no file; give the path of a log, or a glob such as 'logs/*.jsonl'")
+        self._names = Names(paths)
+        self.patterns = self._names.patterns
         self._files: dict[_Key, _File] = {}
         self._open: OrderedDict[_Key, Any] = OrderedDict()
         # How far files were read that are gone, by their names.
         self._read: OrderedDict[str, _Past] = OrderedDict()
         # By device, inode, time and size; with the file that it is a copy of.
         self._refused: OrderedDict[tuple[int, ...], _File | None] = OrderedDict()
-        # Names of logs that were found or asked for.
-        self._bases: set[str] = set()
-        # The same, and those of all files that are known.
+        # Names of logs that were found or asked for, and those of all files that are known.
         self._names_met: set[str] = set()
         # Rotated files that changed since then (Unix time in ns), and are not known, were missed.
         self._since = time.time_ns() - _COARSE
@@ -131,7 +125,7 @@ class Files:
         """Look for files that have come, gone, or changed their names."""
         self.moved = False
         named: dict[_Key, tuple[str, os.stat_result, bool]] = {}
-        for path, status, own in self._names():
+        for path, status, own in self._names.look():
             key = (status.st_dev, status.st_ino)
             if key not in named:
                 named[key] = path, status, own
@@ -145,36 +139,12 @@ class Files:
                 file.unnamed_since = now
         fresh = [found for key, found in named.items() if key not in self._files]
         if fresh:
-            self._names_met = self._bases.union(
+            self._names_met = self._names.bases.union(
                 *((file.first, file.path) for file in self._files.values()),
                 *((past.first, past.path) for past in self._read.values()),
             )
         for path, status, own in sorted(fresh, key=lambda found: found[1].st_mtime_ns):
             self._meet(path, status, own)
-
-    def _names(self) -> Iterator[tuple[str, os.stat_result, bool]]:
-        """(path, status, whether it was asked for by name), those asked for first."""
-        bases: dict[str, set[str]] = {}
-        for pattern in self.patterns:
-            # A name that has the characters of a glob in it is a name first.
-            found = [pattern] if os.path.exists(pattern) else glob.glob(pattern, recursive=True)
-            for path in found or [pattern]:
-                folder, name = os.path.split(path)
-                bases.setdefault(folder, set()).add(name)
-                status = _status(path)
-                if status is not None:
-                    yield path, status, True
-        self._bases = {os.path.join(folder, name) for folder, names in bases.items() for name in names}
-        for folder, names in bases.items():
-            try:
-                entries = os.listdir(folder)
-            except OSError:
-                continue
-            for entry in entries:
-                if any(entry[: suffix.start()] in names for suffix in ROTATED.finditer(entry)):
-                    status = _status(os.path.join(folder, entry))
-                    if status is not None:
-                        yield os.path.join(folder, entry), status, False
 
     def _meet(self, path: str, status: os.stat_result, own: bool) -> None:
         """A file that is not known by its inode: new, a copy of one that is known, or none of ours."""
@@ -234,14 +204,8 @@ class Files:
             for other in self._files.values()
             # One that was asked for is a copy of what was read; another one may be of what is yet to be read.
             if (other.mark.begins(head) if own or other.mark.offset else True)
-            and self._may_be_of(origins, other.first, other.path)
+            and self._names.may_be_of(origins, other.first, other.path)
         ]
-
-    def _may_be_of(self, origins: frozenset[str], *names: str) -> bool:
-        """Whether a file may be a copy of one that has, or had, these names: made of it, or both of the same log."""
-        return bool(origins) and any(
-            name in origins or not self._bases.isdisjoint(origins & origins_of(name)) for name in names
-        )
 
     def _is_copy(self, file: _File, status: os.stat_result, head: bytes, other: _File) -> bool | None:
         """Whether a file that may be one is a copy of another that is there, and which may have grown since; None where
@@ -273,7 +237,7 @@ class Files:
             (past.mark.offset, name)
             for name, past in self._read.items()
             if past.mark.begins(head)
-            and (file.path in (past.first, past.path) or self._may_be_of(origins, past.first, past.path))
+            and (file.path in (past.first, past.path) or self._names.may_be_of(origins, past.first, past.path))
         ]
         # What is shorter than was read of that one is no copy of it: both have only begun alike.
         return next((name for _, name in sorted(found, reverse=True) if _holds(file, self._read[name].mark)), None)
@@ -482,20 +446,12 @@ class Files:
         for one in saved["files"]:
             dev, ino = map(int, one["key"])
             file = self._files[dev, ino] = _File(str(one["path"]), (dev, ino), packed=bool(one["packed"]))
-            file.mark, file.first, file.name = _mark(one["mark"]), str(one["first"]), str(one["name"])
+            file.mark, file.first, file.name = Mark.of(one["mark"]), str(one["first"]), str(one["name"])
             file.skipping = bool(one["skipping"])
             if one["done"]:
                 file.last = (0, 0)
         for name, mark, first, path in saved["read"]:
-            self._read[str(name)] = _Past(_mark(mark), str(first), str(path))
-
-
-def _mark(saved: Any) -> Mark:
-    head, head_size, tail, tail_size, offset, lines = saved
-    mark = Mark(str(head), int(head_size), str(tail), int(tail_size), int(offset), int(lines))
-    if not (0 <= mark.head_size <= HEAD and 0 <= mark.tail_size <= min(HEAD, mark.offset)):
-        raise ValueError(f"a file cannot be known by {mark.head_size} and {mark.tail_size} bytes")
-    return mark
+            self._read[str(name)] = _Past(Mark.of(mark), str(first), str(path))
 
 
 def _before(held: int, place: int) -> bytes:
@@ -515,11 +471,3 @@ def _goes_on(stream: Any, mark: Mark) -> bool:
     while place > 0 and (data := stream.read(min(_CHUNK, place))):
         place -= len(data)
     return not mark.offset or (place == 0 and mark.ends(stream.read(mark.tail_size)))
-
-
-def _status(path: str) -> os.stat_result | None:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status if stat.S_ISREG(status.st_mode) else None
