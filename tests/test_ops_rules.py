@@ -83,6 +83,7 @@ def test_the_wanted_alerts_are_there() -> None:
     assert WANTED.items() <= found.items()
     assert set(found) - set(WANTED) == {
         "EventLoopBlocked",
+        "EventLoopStalled",
         "EventLoopLagging",
         "TasksLeaked",
         "RecordsDropped",
@@ -115,8 +116,14 @@ def test_only_what_there_is_is_asked_for() -> None:
 
 
 def test_each_rule_has_a_case() -> None:
-    """In the files that promtool runs: of each alert, that it fires and that it does not."""
+    """In the files that promtool runs: of each alert, that it fires and that it does not, and what it says then."""
     text = (OPS / "alerts.test.yml").read_text("utf-8")
+    told = {
+        (alert["alertname"], *annotations.items())
+        for test in yaml.safe_load(text)["tests"]
+        for alert in test.get("alert_rule_test", ())
+        for annotations in [one["exp_annotations"] for one in alert["exp_alerts"]]
+    }
     for alert in ALERTS:
         assert re.search(rf'alertname="{alert.name}", alertstate="firing"|alertname: {alert.name}\b', text), alert.name
         over = (
@@ -125,6 +132,11 @@ def test_each_rule_has_a_case() -> None:
         assert re.search(over, text), alert.name
         if alert.pending and alert.name != "TargetAbsent":
             assert re.search(rf'alertname="{alert.name}", alertstate="pending"', text), alert.name
+        annotations = [dict(pairs) for name, *pairs in told if name == alert.name]
+        assert annotations, alert.name
+        for one in annotations:
+            assert set(one) == {"summary", "description", "runbook_url"}
+            assert not re.search(r"<no value>|<error|\{\{|\}\}|  | ,", " ".join(one.values()))
     recorded = (OPS / "recording.test.yml").read_text("utf-8")
     for recording in RECORDINGS:
         assert recorded.count(recording.name) >= 2, recording.name

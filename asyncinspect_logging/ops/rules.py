@@ -110,10 +110,13 @@ ALERTS: Final = (
         "EventLoopBlocked",
         "critical",
         "",
-        # The loop has answered, late; or it has not answered yet, and the same task is running at each scrape.
+        # The loop has answered, late, so often or so late that nobody was served for a minute in all; or it has not
+        # answered yet, and the same task is running at each scrape. The lag of a loop that is merely busy adds up, too,
+        # so there has to be a stall.
         """
-        increase(async_inspect_event_loop_lag_seconds_count[5m])
-            - ignoring (le) increase(async_inspect_event_loop_lag_seconds_bucket{le="1.0"}[5m]) > 0.5
+        increase(async_inspect_event_loop_lag_seconds_sum[5m]) > 60
+            and increase(async_inspect_event_loop_lag_seconds_count[5m])
+              - ignoring (le) increase(async_inspect_event_loop_lag_seconds_bucket{le="1.0"}[5m]) > 0
           or sum without (state) (min_over_time(async_inspect_tasks_by_state{state="running"}[2m])) > 0
             and on (job, instance) (
               increase(async_inspect_event_loop_lag_seconds_count[2m]) == 0
@@ -121,9 +124,22 @@ ALERTS: Final = (
             )
         """,
         "Event loop blocked",
-        f"An event loop of {_HERE} was held for more than a second in the last five minutes, or has not come back for"
-        " two. The log of asyncinspect.findings has the Python stack of what held it (blocked_loop): hand blocking"
-        " calls to asyncio.to_thread(), and long computations to a process.",
+        f"An event loop of {_HERE} was held for more than a minute of the last five, or has not come back for two."
+        " Nothing there is answered meanwhile. The log of asyncinspect.findings has the Python stack of what held it"
+        " (blocked_loop): hand blocking calls to asyncio.to_thread(), and long computations to a process.",
+    ),
+    Alert(
+        "EventLoopStalled",
+        "warning",
+        "",
+        """
+        increase(async_inspect_event_loop_lag_seconds_count[5m])
+          - ignoring (le) increase(async_inspect_event_loop_lag_seconds_bucket{le="1.0"}[5m]) > 0
+        """,
+        "Event loop held for more than a second",
+        f'{{{{ $value | printf "%.0f" }}}} time(s) in the last five minutes an event loop of {_HERE} was held for more'
+        " than a second. The log of asyncinspect.findings has the Python stack of what held it (blocked_loop): hand"
+        " blocking calls to asyncio.to_thread(), and long computations to a process.",
     ),
     Alert(
         "EventLoopLagging",
