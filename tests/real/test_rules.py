@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from rule_changes import changes, pending_changes
 
 from asyncinspect_logging.cli.commands import commands
-from asyncinspect_logging.ops.rules import ALERTS, rule_groups
+from asyncinspect_logging.ops.rules import rule_groups
 
 pytestmark = pytest.mark.real
 
@@ -102,7 +102,7 @@ def changed(rule: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_changed_rule_fails_its_cases(promtool: str, tmp_path: Path, rule: str) -> None:
-    """Whatever operator, threshold, window, label, matcher, function or `for` is another one: `rule_changes` says which."""
+    """Whatever operator, threshold, window, label, matcher, function or `for` is another one (see `rule_changes`)."""
     key = "record" if ":" in rule else "alert"
     # The right one among them shows that the others are judged at all.
     made = [("", RULES[rule]), *changed(rule)]
