@@ -74,7 +74,7 @@ def _inner(around: Span | None, attached: Context) -> Span | None:
     """The innermost open span of ours, if it was entered inside of what is attached; `around` is the one that is
     current, or was left so though it is over.
     """
-    within: Span | None = attached.get(_WITHIN)  # type: ignore[assignment]
+    within: Span | None = attached.get(_WITHIN)  # type: ignore[assignment] # under a key of ours
     if around is None or within is around:
         return None
     inside = _open(around)

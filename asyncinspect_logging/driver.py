@@ -25,7 +25,7 @@ __all__ = ["WRAPPED", "Driver", "drive", "qualname_of", "take_off_one", "wrapped
 _new: Any = islice.__new__
 
 
-class Driver(islice):  # type: ignore[type-arg]
+class Driver(islice):  # type: ignore[type-arg] # which it takes for mypy only
     """Stands for a coroutine, or any other awaitable, whose steps are to be seen: await it, or make a task of it.
 
     It answers to what the tools of asyncio ask a coroutine (name, code, frame, what it awaits, whether it runs) with
@@ -62,7 +62,7 @@ class Driver(islice):  # type: ignore[type-arg]
         # __name__, __qualname__, cr_frame, gi_code, …: whatever the kind of awaitable has.
         return getattr(self._awaitable, name)
 
-    @property  # type: ignore[misc]
+    @property  # type: ignore[misc] # an object's may be set
     def __class__(self) -> type:
         return CoroutineType if type(self._awaitable) is CoroutineType else Driver
 

@@ -78,7 +78,7 @@ def after_fork(method: Callable[[], None]) -> None:
         forget_it(id(gone), None)
 
     reference = weakref.ref(owner, forget)
-    _after_fork[id(reference)] = (reference, method.__func__)  # type: ignore[attr-defined]
+    _after_fork[id(reference)] = (reference, method.__func__)  # type: ignore[attr-defined] # it is bound
 
 
 def at_exit(method: Callable[[], None]) -> None:

@@ -80,7 +80,7 @@ class AsyncInspectProcessor:
                 _copy_ids(record, event)
             return self.pass_lifecycle or record is not None
         if record is None:
-            mark = stamping.mark_fields(event, current_span())  # type: ignore[arg-type]
+            mark = stamping.mark_fields(event, current_span())  # type: ignore[arg-type] # a dict, says structlog
             stamping.expect(logger, mark)
         else:
             # From structlog, perhaps marked in its own chain; else from logging.

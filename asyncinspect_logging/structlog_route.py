@@ -115,7 +115,7 @@ def _bind(given: Any) -> Any:
 
 
 def _call_bind() -> Any:
-    return bind()  # type: ignore[name-defined]  # noqa: F821
+    return bind()  # type: ignore[name-defined]  # noqa: F821 - a global of the function that `_bind` makes
 
 
 # -- what a chain makes of spans -------------------------------------------------------------------------------------

@@ -119,7 +119,7 @@ async def _heard(tool: Tool, program: Program) -> Heard:
         task = asyncio.create_task(program.main(), name="program")
         end = time.monotonic() + _BOUND
         # Not waited for, nor with a timeout: that would look like a part of the program.
-        while time.monotonic() < end and not task.done() and program.fault not in heard:  # noqa: ASYNC110
+        while time.monotonic() < end and not task.done() and program.fault not in heard:  # noqa: ASYNC110 - see above
             await asyncio.sleep(0.02)
         gc.collect()
         look()

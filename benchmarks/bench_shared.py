@@ -25,10 +25,10 @@ atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 # prometheus_client reads it when it is imported.
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = _FOLDER
 
-from bench_spans import _ByHand  # noqa: E402
-from measure import FULL, Scale, floor_loop, interleaved, ratios  # noqa: E402
+from bench_spans import _ByHand  # noqa: E402 - see above
+from measure import FULL, Scale, floor_loop, interleaved, ratios  # noqa: E402 - see above
 
-from asyncinspect_logging import AsyncInspectHandler, Inspector, span  # noqa: E402
+from asyncinspect_logging import AsyncInspectHandler, Inspector, span  # noqa: E402 - see above
 
 _RECORD = struct.Struct("8q")
 _CELLS = struct.Struct("60q")

@@ -492,7 +492,7 @@ def compute(seconds: float) -> None:
 @faulty("long poll")
 async def blocking_sleep() -> None:
     await asyncio.sleep(SHORT)
-    time.sleep(TOO_LONG)  # noqa: ASYNC251
+    time.sleep(TOO_LONG)  # noqa: ASYNC251 - on purpose
     await asyncio.sleep(SHORT)
 
 
@@ -506,7 +506,7 @@ async def long_computation() -> None:
 @faulty("long poll")
 async def blocking_subprocess() -> None:
     await asyncio.sleep(SHORT)
-    subprocess.run([sys.executable, "-Sc", f"import time; time.sleep({TOO_LONG})"], check=True)  # noqa: ASYNC221
+    subprocess.run([sys.executable, "-Sc", f"import time; time.sleep({TOO_LONG})"], check=True)  # noqa: ASYNC221 - on purpose
     await asyncio.sleep(SHORT)
 
 
@@ -522,7 +522,7 @@ async def task_that_only_computes() -> None:
 async def coroutine_without_an_await() -> None:
     async def job() -> None:
         for _ in range(4):
-            time.sleep(TOO_LONG / 4)  # noqa: ASYNC251
+            time.sleep(TOO_LONG / 4)  # noqa: ASYNC251 - on purpose
 
     await asyncio.gather(job(), asyncio.sleep(SHORT))
 
@@ -569,7 +569,7 @@ async def asynchronous_subprocess() -> None:
 async def spinning_on_a_flag() -> None:
     flag = asyncio.Event()
     asyncio.get_running_loop().call_later(TOO_LONG, flag.set)
-    while not flag.is_set():  # noqa: ASYNC110
+    while not flag.is_set():  # noqa: ASYNC110 - on purpose
         await asyncio.sleep(0)
 
 
@@ -589,7 +589,7 @@ async def spinning_on_a_queue() -> None:
 async def asking_now_and_then() -> None:
     flag = asyncio.Event()
     asyncio.get_running_loop().call_later(LONG, flag.set)
-    while not flag.is_set():  # noqa: ASYNC110
+    while not flag.is_set():  # noqa: ASYNC110 - on purpose
         await asyncio.sleep(SHORT)
 
 
@@ -761,7 +761,7 @@ async def task_that_is_collected() -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         await future
 
-    asyncio.create_task(lost())  # noqa: RUF006
+    asyncio.create_task(lost())  # noqa: RUF006 - on purpose
     await asyncio.sleep(SHORT)
     gc.collect()
     await asyncio.sleep(SHORT)

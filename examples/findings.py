@@ -61,13 +61,13 @@ async def compute(clean: bool) -> None:
     if clean:
         await asyncio.to_thread(time.sleep, 0.6)
     else:
-        time.sleep(0.6)  # noqa: ASYNC251
+        time.sleep(0.6)  # noqa: ASYNC251 - the fault
 
 
 async def poll_for(flag: asyncio.Event, clean: bool) -> None:
     if clean:
         await flag.wait()
-    while not flag.is_set():  # noqa: ASYNC110
+    while not flag.is_set():  # noqa: ASYNC110 - the fault
         await asyncio.sleep(0)
 
 

@@ -554,7 +554,7 @@ def test_try_lock(inspector: Inspector) -> None:
 
     async def polite(a: Any, b: Any) -> None:
         async with a:
-            while b.locked():  # noqa: ASYNC110
+            while b.locked():  # noqa: ASYNC110 - what is tested
                 await asyncio.sleep(0)
             async with b:
                 pass
@@ -751,7 +751,7 @@ def test_event_whose_only_setter_waits(inspector: Inspector) -> None:
     def gate(event: asyncio.Event) -> Callable[[], Any]:
         async def again() -> None:
             await event.wait()
-            while event.is_set():  # noqa: ASYNC110
+            while event.is_set():  # noqa: ASYNC110 - it waits for nothing
                 await asyncio.sleep(0)
             await event.wait()
 

@@ -56,7 +56,7 @@ def ask(app: web.Application, *requests: tuple[str, str], headers: dict[str, str
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    while not condition():  # noqa: ASYNC110
+    while not condition():  # noqa: ASYNC110 - of any kind
         await asyncio.sleep(0)
 
 

@@ -70,7 +70,7 @@ async def served(app: Any, **options: Any) -> AsyncIterator[tuple[int, uvicorn.S
 
 async def until(condition: Callable[[], Any]) -> None:
     """Let the loop go on until it is so. The test's own timeout ends what never is."""
-    while not condition():  # noqa: ASYNC110
+    while not condition():  # noqa: ASYNC110 - of any kind
         await asyncio.sleep(0)
 
 
@@ -596,7 +596,7 @@ def test_client_disconnects(kind: str, installed: bool, listen: Any) -> None:
 
 
 async def until_async(condition: Callable[[], Any]) -> None:
-    while not await condition():  # noqa: ASYNC110
+    while not await condition():  # noqa: ASYNC110 - of any kind
         await asyncio.sleep(0)
 
 

@@ -166,7 +166,10 @@ def test_where_tasks_are(thread: bool, driven: str, listen: Any) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(parent, lock)
             await trio.testing.wait_all_tasks_blocked()
-            look = lambda: {task.name.rpartition(".")[2]: task for task in inspector.snapshot().tasks}  # noqa: E731
+
+            def look() -> dict[str, Any]:
+                return {task.name.rpartition(".")[2]: task for task in inspector.snapshot().tasks}
+
             found.update(await trio.to_thread.run_sync(look) if thread else look())
             nursery.cancel_scope.cancel()
 

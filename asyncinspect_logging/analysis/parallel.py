@@ -47,7 +47,7 @@ def read_in_parallel(reader: Reader, processes: int) -> bool:
         for field in ("lines", "records", "annotations", "foreign", "broken", "missing", "bytes_read"):
             setattr(report, field, getattr(report, field) + getattr(of_part, field))
         report.problems += of_part.problems[: 100 - len(report.problems)]
-        inspector.clock.now = max(inspector.clock.now, latest)  # type: ignore[attr-defined]
+        inspector.clock.now = max(inspector.clock.now, latest)  # type: ignore[attr-defined] # the log's
     return True
 
 

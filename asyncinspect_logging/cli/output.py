@@ -150,7 +150,7 @@ def to_stdout() -> Iterator[IO[Any]]:
     """stdout for an export: bytes as they are into a file or a pipe, and to a terminal only what may be shown."""
     sys.stdout.flush()
     if sys.stdout.isatty():
-        yield _Terminal(sys.stdout)  # type: ignore[misc]
+        yield _Terminal(sys.stdout)  # type: ignore[misc] # all of a file that exports use
         sys.stdout.flush()
     else:
         stream = sys.stdout.buffer

@@ -83,7 +83,7 @@ class _Begun:
     """A log whose first task was looked for."""
 
     def __init__(self, source: TaskStream, where: str) -> None:
-        self.report: Report = source.report  # type: ignore[attr-defined]
+        self.report: Report = source.report  # type: ignore[attr-defined] # a log's has one
         self._source = source
         tasks = iter(source)
         first = [task for task in (next(tasks, None),) if task is not None]

@@ -41,7 +41,7 @@ def read_source(source: Source, progress: Progress | None = None) -> Reading:
     """
     taken: Any = source
     if not isinstance(source, Snapshot | type) and callable(getattr(source, "snapshot", None)):
-        taken = source.snapshot()  # type: ignore[union-attr]
+        taken = taken.snapshot()
     if isinstance(taken, Snapshot):
         snapshot = taken
         tasks, total = in_stream_order(snapshot.tasks), len(snapshot.tasks)

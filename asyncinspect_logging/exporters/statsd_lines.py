@@ -58,7 +58,7 @@ class _Statsd:
         base = _client("statsd.client.base").StatsClientBase
         taken: list[str] = []
 
-        class Client(base):  # type: ignore[misc, valid-type]
+        class Client(base):  # type: ignore[misc, valid-type] # of an extra
             _prefix = prefix
 
             def _send(self, data: str) -> None:

@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 import struct
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ..config import parse_address
 from ..errors import ConfigError
@@ -118,10 +118,10 @@ class Sender:
             self._socket = None
 
 
-def _connected(new: socket.socket, place: object, timeout: float) -> socket.socket:
+def _connected(new: socket.socket, place: Any, timeout: float) -> socket.socket:
     try:
         new.settimeout(timeout)
-        new.connect(place)  # type: ignore[arg-type]
+        new.connect(place)
     except BaseException:
         new.close()
         raise

@@ -112,4 +112,5 @@ def _celery_headers() -> tuple[object, object]:
     request = task.request
     headers = getattr(request, "headers", None) or {}
     # Which protocol the message is of says where they are.
-    return tuple(headers.get(key) or getattr(request, key, None) for key in (KEY, _STATE))  # type: ignore[return-value]
+    context, state = (headers.get(key) or getattr(request, key, None) for key in (KEY, _STATE))
+    return context, state

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from opentelemetry.metrics import Observation
@@ -143,7 +144,7 @@ def metric_exporter(wire: Wire) -> MetricExporter:
         from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 
         files = (wire.certificate, wire.client_key, wire.client_certificate)
-        pems = [None if file is None else open(file, "rb").read() for file in files]  # noqa: SIM115
+        pems = [None if file is None else Path(file).read_bytes() for file in files]
         return OTLPMetricExporter(
             endpoint=wire.url,
             insecure=wire.insecure,

@@ -142,6 +142,7 @@ class Encoder:
         ]
         if span.parent:
             parts += (_PARENT_ID, span.parent.to_bytes(8, "big"))
+        # What is no str is a trace with a state.
         if trace.__class__ is not str and trace.state:  # type: ignore[attr-defined]
             parts.append(_field(_TRACE_STATE, _utf8(trace.state)))  # type: ignore[attr-defined]
         own = self._quickly(span, ended) if self._limits.length is None else None
