@@ -215,3 +215,12 @@ def test_many_parents_that_never_come(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nesting, "_MAX_WAITING", 5)
     tasks = [a_task(f"x{n}", 0, 1, f"gone{n}") for n in range(20)]
     assert stacks(*tasks, measure="time") == {"x": 20.0}
+
+
+def test_an_empty_graph_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    """Of spans that nobody polled only the time from enter to exit is known."""
+    snapshot = EMPTY._replace(tasks=(a_task("a", 0, 1, idle=0),))
+    assert FlameExporter.export_to_string(snapshot, form="collapsed", measure="time") == "a 1000000000\n"
+    assert caplog.messages == []
+    assert FlameExporter.export_to_string(snapshot, form="collapsed", measure="blocked") == ""
+    assert ["no blocked time is known" in message for message in caplog.messages] == [True]

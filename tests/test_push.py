@@ -232,6 +232,7 @@ def test_textfile_that_fails(tmp_path: Path, exporter: PrometheusExporter) -> No
         {"grouping_key": {"name": "x"}},
         {"grouping_key": {"job": "x"}},
         {"grouping_key": {"a-b": "x"}},
+        {"grouping_key": "a=b"},
         {"grouping_key": {"__a": "x"}},
         {"grouping_key": {"a": 1}},
         {"timeout": 0},

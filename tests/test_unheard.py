@@ -8,8 +8,9 @@ import sys
 from collections.abc import Iterable
 
 import pytest
+from prometheus_client import generate_latest
 
-from asyncinspect_logging import AsyncInspectHandler
+from asyncinspect_logging import AsyncInspectHandler, Inspector
 from asyncinspect_logging.errors import ConfigError
 from asyncinspect_logging.exporters.prometheus import PrometheusExporter
 
@@ -98,6 +99,16 @@ def test_no_alarm_where_spans_may_come() -> None:
     """A service that has had no request yet, or whose queue is not worked off, is well."""
     for case, said in zip(WELL, run(WELL), strict=True):
         assert said == ["seen" if case == WELL[0] else "not seen"], case
+
+
+def test_other_scrapes_of_the_registry_are_told_too(caplog: pytest.LogCaptureFixture) -> None:
+    """By prometheus_client's own server, say, or a push at the end of a job; `gather` is for whoever looks himself."""
+    exporter = PrometheusExporter(Inspector())
+    exporter.gather()
+    assert caplog.messages == []
+    generate_latest(exporter.registry)
+    generate_latest(exporter.registry)
+    assert ["no AsyncInspectHandler is in the logging config" in message for message in caplog.messages] == [True]
 
 
 @pytest.mark.parametrize("wrong", [AsyncInspectHandler, {}, "default"])

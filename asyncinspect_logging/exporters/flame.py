@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import IO, Any, Final, Literal, TypeAlias
 
+from ..diagnostics import warn_once
 from ..errors import ConfigError
 from ..nesting import Stacks
 from .source import Progress, Source, read_source
@@ -100,10 +101,16 @@ def _speedscope(source: Source, index: int, progress: Progress | None) -> Iterat
 
 
 def _collapsed(source: Source, index: int, progress: Progress | None) -> Iterator[bytes]:
+    lines = 0
     for stack, own in _stacks(source, progress):
         if own[index]:
+            lines += 1
             names = ";".join(" ".join(name.replace(";", ":").split()) or "-" for name in stack)
             yield f"{names} {own[index]}\n".encode("utf-8", "backslashreplace")
+    if not lines:
+        measure = MEASURES[index]
+        why = "no span ended" if measure == "time" else "of spans that nobody polled there is all time (measure='time')"
+        warn_once("empty flame graph", measure, "the flame graph is empty: no %s time is known; %s", measure, why)
 
 
 def _stacks(source: Source, progress: Progress | None) -> Iterator[tuple[tuple[str, ...], tuple[int, ...]]]:

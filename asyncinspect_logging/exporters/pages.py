@@ -110,7 +110,7 @@ class Page:
 class PageMaker:
     """Makes the pages of `registry`, one of whose collectors collects by the `collect` here: the families of `source`.
 
-    `why_empty` is asked when a page without any span is served; what it says is logged, once.
+    `why_empty` is asked when a scrape gets no span; what it says is logged, once.
     A page is served again for `interval` seconds. `errors` counts the pages that could not be made; the first failure
     after a success is logged.
     """
@@ -164,7 +164,10 @@ class PageMaker:
 
     def _metrics(self) -> list[Metric]:
         found = self._examples()
-        return self._renderer.metrics(self._source.snapshot(tasks=False), found)
+        snapshot = self._source.snapshot(tasks=False)
+        if not snapshot.names:
+            self._tell_why()
+        return self._renderer.metrics(snapshot, found)
 
     def _examples(self) -> Found:
         # Before the counts, so that no bucket has an example and no count.
@@ -203,12 +206,13 @@ class PageMaker:
         page = self._page
         if page is None or not self._is_young(page):
             page = self.refresh(unless_young=True)
-        if page.is_empty and self._why_empty is not None:
-            self._tell(self._why_empty())
+        if page.is_empty:
+            self._tell_why()
         with self._watched():
             return page.packed(openmetrics=openmetrics) if compress else page.text(openmetrics=openmetrics)
 
-    def _tell(self, why: str) -> None:
+    def _tell_why(self) -> None:
+        why = "" if self._why_empty is None else self._why_empty()
         if why:
             self._why_empty = None
             warn_once("empty page", str(self._serial), "a page of metrics without any span was asked for: %s", why)

@@ -199,6 +199,8 @@ def _where(
         raise ConfigError(f'gateway={gateway!r} is not where a Pushgateway can be; write "localhost:9091"')
     if not isinstance(job, str) or not job:
         raise ConfigError(f'job={job!r} is not the name of a job; write for example job="nightly_import"')
+    if grouping_key is not None and not isinstance(grouping_key, Mapping):
+        raise ConfigError(f'grouping_key={grouping_key!r} is no mapping of labels; write {{"instance": "host1"}}')
     key = dict(grouping_key or {})
     for label, value in key.items():
         if not isinstance(label, str) or not re.fullmatch("[a-zA-Z_][a-zA-Z0-9_]*", label) or label.startswith("__"):
