@@ -11,7 +11,7 @@ from .notices import Forgotten
 from .opened import open_of, pending
 from .records import SpanRecord
 from .routing import DEFAULT_POLICY, Audience, Route, delivering
-from .spans import INHERIT, Span, current, outside
+from .spans import INHERIT, Span, _clean_names, current, outside
 from .steps import FIRST_BOUND, Tally, end_part, slow, stepping
 
 __all__ = ["DrivenSpan", "opened_in", "resume_all", "suspend_all"]
@@ -90,8 +90,8 @@ class DrivenSpan(Span):
     ) -> DrivenSpan:
         """A span that is not announced yet. kind: the class, if not this one."""
         span: DrivenSpan = _new(kind or DrivenSpan)
-        if "@" in name or "=" in name:
-            name = DEFAULT_POLICY.hide(name)
+        if name not in _clean_names:
+            name = DEFAULT_POLICY.name(name)
         span.name = name
         span.coro_name = coro_name
         span.fields = fields

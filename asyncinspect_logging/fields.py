@@ -248,13 +248,13 @@ class FieldPolicy:
 
     __slots__ = (
         "_bare_parts",
-        "_clean",
         "_long",
         "_secret",
         "_signs",
         "_whole",
         "_words",
         "capture",
+        "clean",
         "max_length",
         "redact",
     )
@@ -273,7 +273,7 @@ class FieldPolicy:
         self._long = min(max_length, _MIN_ISSUED)
         self._secret: dict[str, bool] = {}
         # Texts that were looked through and have no secret in them: many come again and again.
-        self._clean: set[str] = set()
+        self.clean: set[str] = set()
 
     def merge(self, other: FieldPolicy) -> FieldPolicy:
         """The stricter of both in each respect: one record goes to all listeners, so the strictest decides."""
@@ -290,7 +290,7 @@ class FieldPolicy:
         """
         if not self.capture:
             return {}
-        secret, limit, clean = self._secret, self._long, self._clean
+        secret, limit, clean = self._secret, self._long, self.clean
         try:
             for key, value in fields.items():
                 if secret[key]:
@@ -342,11 +342,28 @@ class FieldPolicy:
         limit = limit or self.max_length
         shown = text_of(value, limit + _MARGIN)
         hidden = _cut(self.hide(shown, cut=len(shown) >= limit + _MARGIN), limit)
-        if hidden is shown and len(shown) <= _MAX_KEY:
-            if len(self._clean) >= _MAX_KEYS_KNOWN:
-                self._clean.clear()
-            self._clean.add(shown)
+        if hidden is shown:
+            self._remember(shown)
         return hidden
+
+    def name(self, name: str, limit: int = 0) -> str:
+        """`hide(name)`, and sooner where it came before: the name of a span, a task, a place. `limit`: see `text`."""
+        if name in self.clean and (not limit or len(name) <= limit):
+            return name
+        if len(name) <= self._long and name.replace("-", "").isalnum():
+            return name  # Task-17
+        if limit:
+            return self.text(name, limit)
+        hidden = self.hide(name)
+        if hidden is name:
+            self._remember(name)
+        return hidden
+
+    def _remember(self, text: str) -> None:
+        if len(text) <= _MAX_KEY:
+            if len(self.clean) >= _MAX_KEYS_KNOWN:
+                self.clean.clear()
+            self.clean.add(text)
 
     def hide(self, text: str, *, cut: bool = False) -> str:
         """A text without the secrets that are seen in it. `cut`: it was longer, and may end in the middle of one.

@@ -661,8 +661,8 @@ def span(
     self = _new(Span)
     if name.__class__ is not str:
         name = _name_of(name)
-    if "@" in name or "=" in name:
-        name = DEFAULT_POLICY.hide(name)
+    if name not in _clean_names:
+        name = DEFAULT_POLICY.name(name)
     self.name = name
     self.fields = fields
     self.outcome = None
@@ -673,6 +673,9 @@ def span(
     self._route = _default_route if logger is None else route_of(logger)
     return self
 
+
+#: Names that have no secret in them.
+_clean_names: Final = DEFAULT_POLICY.clean
 
 _OWN: Final = __name__.rpartition(".")[0]
 
@@ -710,7 +713,10 @@ def _name_of(name: object) -> str:
 def _link_ids(links: Iterable[Span | str]) -> tuple[str, ...]:
     try:
         given = (links,) if isinstance(links, Span | str) else tuple(links or ())
-        return tuple(SpanId(link.id, link.trace_id) if isinstance(link, Span) else str(link) for link in given)
+        return tuple(
+            SpanId(link.id, link.trace_id) if isinstance(link, Span) else DEFAULT_POLICY.name(str(link))
+            for link in given
+        )
     except Exception as error:
         warn_once(
             "bad links",

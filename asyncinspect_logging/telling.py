@@ -58,13 +58,13 @@ def read(payload: Mapping[str, Any], policy: FieldPolicy) -> Telling | None:
         int(payload["seq"]),
         int(payload["t"]),
         int(payload["wall"]),
-        policy.hide(str.__str__(name)) if isinstance(name, str) else "",
+        policy.name(str.__str__(name)) if isinstance(name, str) else "",
         said,
     )
 
 
 def _text(value: object, policy: FieldPolicy) -> str | None:
-    return text_of(value, policy.max_length) if isinstance(value, str) else None
+    return policy.name(str.__str__(value), policy.max_length) if isinstance(value, str) else None
 
 
 def _id(value: str, policy: FieldPolicy) -> str:
@@ -92,7 +92,7 @@ def _links(value: object, policy: FieldPolicy) -> tuple[str, ...] | None:
     if type(value) not in (list, tuple):
         return None
     links: Any = value
-    return tuple(text_of(link, 64) for link in islice(links, _MAX_LINKS))
+    return tuple(policy.name(text_of(link, 64)) for link in islice(links, _MAX_LINKS))
 
 
 def read_error(value: object, policy: FieldPolicy) -> dict[str, Any] | None:
@@ -101,7 +101,7 @@ def read_error(value: object, policy: FieldPolicy) -> dict[str, Any] | None:
     error: dict[str, Any] = {key: policy.text(value.get(key, "")) for key in ("type", "message")}
     leaves: Any = value.get("leaves")
     if type(leaves) in (list, tuple):
-        error["leaves"] = [text_of(leaf, policy.max_length) for leaf in islice(leaves, _MAX_LINKS)]
+        error["leaves"] = [policy.text(leaf) for leaf in islice(leaves, _MAX_LINKS)]
     return error
 
 
@@ -152,7 +152,7 @@ _EXIT: Final[dict[str, _Reader]] = {
 def _resource(value: object, policy: FieldPolicy) -> tuple[str, str | None, int] | None:
     """(kind, name, id); of one that is only a text, that is the kind, and the id is 0."""
     if isinstance(value, str):
-        return text_of(value, policy.max_length), None, 0
+        return policy.name(str.__str__(value), policy.max_length), None, 0
     if not isinstance(value, Mapping):
         return None
     kind, number = _text(value.get("kind"), policy), _hex(value.get("id"), policy)

@@ -79,7 +79,7 @@ def view_of(exit: Exit, now: int, notes: Sequence[Note], policy: FieldPolicy) ->
     else:
         fields = policy.apply(fields)
     limit = policy.max_length
-    if (task is not None and len(task) > limit) or (at is not None and len(at) > limit):
+    if (task is not None and policy.name(task, limit) != task) or (at is not None and policy.name(at, limit) != at):
         return None
     outcome, offset = exit.outcome, begun.wall - began
     duration = exit.duration if exit.duration >= 0 else max(0, exit.t - began)
@@ -98,7 +98,7 @@ def view_of(exit: Exit, now: int, notes: Sequence[Note], policy: FieldPolicy) ->
         exit.id,
         parent,
         trace,
-        policy.hide(begun.name if spawn is None else spawn.name),
+        policy.name(begun.name if spawn is None else spawn.name),
         OUTCOMES[outcome],
         outcome,
         MappingProxyType(fields),

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from .. import clock, process
 from ..diagnostics import warn_once
 from ..notices import Waiting
-from ..routing import Audience, route_of
+from ..routing import DEFAULT_POLICY, Audience, route_of
 from ..spans import LOGGER, Span, current, current_span
 from .held import HELD, Hold, LockResource, Owner, Place, Resource, Wait
 from .owners import current_owner
@@ -107,6 +107,8 @@ def know(primitive: Any, name: str | None = None, complete: bool = False, ours: 
         forget_it(key, None)
         forget_lock(key, None)
 
+    if name is not None:
+        name = DEFAULT_POLICY.name(str(name))
     known = known_primitives[key] = Known(weakref.ref(primitive, forget), name, complete, ours)
     return known
 
