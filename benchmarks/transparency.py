@@ -222,9 +222,7 @@ _FOLDERS = re.compile(r"/\S*?/(?=site-packages/|\.cache/transparency/)|/\S*?/lib
 
 def _from_anywhere(message: str) -> str:
     """Without the folders of the machine that it was found on."""
-    return re.sub(
-        r"/\S*?/(?=site-packages/|\.cache/transparency/)|/\S*?/lib/python3\.\d+/(?!site-packages)", "", message
-    )
+    return _FOLDERS.sub("", message)
 
 
 def distinct(findings: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
