@@ -36,6 +36,7 @@ MADE_HERE = {"benchmarks/RESULTS.md"}
 EPILOGUES = {
     "fastapi": """
 import asyncio
+logging.getLogger("httpx").setLevel("WARNING")
 import httpx
 
 async def requests() -> str:
@@ -52,6 +53,7 @@ assert page.count("async_inspect_tasks_completed_total{") == 2, page
 """,
     "aiohttp": """
 import asyncio
+logging.getLogger("aiohttp.access").setLevel("WARNING")
 import aiohttp
 from asyncinspect_logging import Inspector
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 from prometheus_client import generate_latest
@@ -99,6 +100,20 @@ def test_no_alarm_where_spans_may_come() -> None:
     """A service that has had no request yet, or whose queue is not worked off, is well."""
     for case, said in zip(WELL, run(WELL), strict=True):
         assert said == ["seen" if case == WELL[0] else "not seen"], case
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("setup", "why"), [(BASIC, None), ("logging.basicConfig()\n" + BASIC, "is on no logger now")])
+def test_the_command_says_it_of_a_logging_config(tmp_path: Path, setup: str, why: str | None) -> None:
+    """Before the service is started."""
+    (tmp_path / "settings.py").write_text(
+        "import logging\nfrom asyncinspect_logging import AsyncInspectHandler\n" + setup
+    )
+    command = [sys.executable, "-m", "asyncinspect_logging", "info", "--import", "settings"]
+    told = json.loads(subprocess.run([*command, "--json"], capture_output=True, cwd=tmp_path, check=True).stdout)
+    assert told["unheard"] is None if why is None else why in told["unheard"]
+    shown = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True).stdout
+    assert ("Spans are not heard: " in shown) == (why is not None)
 
 
 def test_other_scrapes_of_the_registry_are_told_too(caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,10 @@ from typing import Any, Final
 import click
 
 from .. import __version__
+from ..inspector import Inspector
 from ..records import VERSION
+from ..stamping import users
+from ..unheard import why_unheard
 from . import NAME
 from .commands import UnusableError
 from .reading import as_json
@@ -63,6 +66,7 @@ def info(module: str | None, machine: bool) -> None:
         "platform": platform.platform(),
         "extras": _extras(),
         "loggers": [_logger(name) for name in _LOGGERS],
+        "unheard": None if module is None else _unheard(),
     }
     from .output import print_json, print_table, say, title
 
@@ -89,6 +93,14 @@ def info(module: str | None, machine: bool) -> None:
             for handler in logger["handlers"] or [{"class": "–", "level": "–", "spans": "–"}]
         ],
     )
+    if found["unheard"]:
+        say(f"Spans are not heard: {found['unheard']}")
+
+
+def _unheard() -> str | None:
+    """Why no inspector of this process hears of spans, or None."""
+    found = [user.inspector for user in users() if hasattr(user, "inspector")]
+    return why_unheard(found or [Inspector.default()]) or None
 
 
 def _python() -> str:
