@@ -43,6 +43,7 @@ from asyncinspect_logging import (
 from asyncinspect_logging.analysis.replay import replay
 from asyncinspect_logging.analysis.rules import parse_rules
 from asyncinspect_logging.cli.commands import commands
+from asyncinspect_logging.detect.sync import Lock, Queue
 from asyncinspect_logging.exporters.chrome_trace import ChromeTraceExporter
 from asyncinspect_logging.exporters.csv_file import CsvExporter
 from asyncinspect_logging.exporters.flame import FlameExporter
@@ -52,6 +53,7 @@ from asyncinspect_logging.exporters.prometheus import PrometheusExporter
 from asyncinspect_logging.exporters.push import push, write_textfile
 from asyncinspect_logging.exporters.statsd import StatsdExporter
 from asyncinspect_logging.fields import REDACT, REDACTED, FieldPolicy
+from asyncinspect_logging.integrations.console import describe
 from asyncinspect_logging.json_logging import json_logging
 from asyncinspect_logging.sidecar import Sidecar
 from asyncinspect_logging.socket_handler import AsyncInspectSocketHandler
@@ -323,9 +325,24 @@ async def leak() -> None:
 
     with pytest.raises(ConnectionError):
         await query(f"postgres://app:{SECRET}@db", SECRET)
+    with install(sync=True):
+        lock, queue = Lock(name=f"password={SECRET}"), Queue[None](name=f"queue token={SECRET}")
+        await asyncio.gather(
+            *(asyncio.create_task(waits(lock, queue), name=f"task password={SECRET}") for _ in range(2))
+        )
     with pytest.raises(ExceptionGroup):
         async with asyncio.TaskGroup() as group:
             group.create_task(instrument(failing(), name=f"task password={SECRET}"))  # type: ignore[arg-type]
+
+
+async def waits(lock: Lock, queue: Queue[None]) -> None:
+    """For what has a secret for its name, in a span that has, for another."""
+    with span(f"with password: {SECRET}", links=[f"token={SECRET}"]):
+        async with lock:
+            await asyncio.sleep(0)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.001):
+                await queue.get()
 
 
 async def failing() -> None:
@@ -447,14 +464,93 @@ def test_rules_for_the_lines_of_others(tmp_path: Path) -> None:
     assert dict(task.fields) == {"token": REDACTED, "url": f"http://{REDACTED}@h/x"}
 
 
-def test_the_command_line(leaked: tuple[Inspector, Path]) -> None:
+def test_other_texts_of_a_log_that_somebody_else_wrote(tmp_path: Path) -> None:
+    """Not only fields and names: of tasks, places, links, resources, exceptions in a group, and who has what."""
+    leak, trace = f"password={SECRET}", "0" * 31 + "1"
+    id, other = "00000000000000a1", "00000000000000a2"
+    begin = {"kind": "enter", "trace": trace, "name": "job", "task": leak, "at": f"a://b:{SECRET}@c", "links": [leak]}
+    held = {"owner": other, "task": leak, "at": leak, "id": other, "name": leak, "t": 1}
+    wait = {
+        "kind": "wait", "resource": {"kind": "lock", "id": "b1", "name": leak}, "owner": id, "task": leak, "at": leak,
+        "holders": [held],
+    }  # fmt: skip
+    error = {"type": leak, "message": leak, "leaves": [leak]}
+    tallies = dict.fromkeys(("duration", "polls", "busy", "scheduled", "max_poll", "wakes", "self_wakes"), 1)
+    end = {"kind": "exit", "name": "job", "outcome": "failed", "error": error, **tallies}
+    for payloads in ([begin, {"kind": "suspend", "on": leak}, wait], [begin, end]):
+        lines = [
+            {"asyncinspect": {"v": 1, "id": id, "pid": 7, "seq": seq, "t": seq, "wall": 10**18 + seq, **payload}}
+            for seq, payload in enumerate(payloads, 1)
+        ]
+        path = tmp_path / "foreign.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        slowly = Inspector()
+        for line in lines:
+            slowly.apply(line)
+        for inspector in (replay(path), slowly):
+            snapshot = inspector.snapshot()
+            (task,) = snapshot.tasks
+            assert task.task == f"password={REDACTED}"
+            assert task.links == (f"password={REDACTED}",)
+            check(everything_of(snapshot))
+            check(JsonExporter.export_to_string(inspector))
+            check(ChromeTraceExporter.export_to_string(inspector))
+            check(json.dumps(inspector.checkpoint()))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["stats"], ["stats", "--json"], ["replay"], ["replay", "--json"], ["graph"], ["graph", "--format", "dot"],
+     ["graph", "--format", "mermaid"], ["check"], ["check", "--json"],
+     *(["export", "--format", form] for form in ("json", "csv", "chrome", "speedscope", "collapsed")),
+     ["export", "--format", "csv", "--what", "events"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_the_command_line(leaked: tuple[Inspector, Path], arguments: list[str]) -> None:
     """Whatever a command prints of a log, and of findings in it."""
     _, log = leaked
-    for arguments in (["stats"], ["replay", "--json"], ["graph"], ["check"], ["export", "--format", "json"]):
-        result = CliRunner().invoke(commands, [arguments[0], str(log), *arguments[1:]])
-        assert result.exit_code in (0, 1), result.output
-        check(result.output, redacts=False)
-        assert "login" in result.output or arguments[0] == "check"
+    result = CliRunner().invoke(commands, [arguments[0], str(log), *arguments[1:]])
+    assert result.exit_code in (0, 1), result.output
+    check(result.output, redacts=False)
+    assert "query" in result.output or arguments[0] == "check"
+
+
+def test_while_they_wait(loggers: None) -> None:
+    """Live tasks: what they wait for and who has it, in pages, files, and by the command in aiomonitor."""
+    inspector = Inspector()
+    handler = AsyncInspectHandler(inspector)
+    logging.getLogger().addHandler(handler)
+
+    async def main() -> None:
+        async def wait(lock: Lock) -> None:
+            with span(f"with password: {SECRET}", token=SECRET):
+                async with lock:
+                    await asyncio.Event().wait()
+
+        with install(sync=True):
+            lock = Lock(name=f"password={SECRET}")
+            tasks = [asyncio.create_task(wait(lock), name=f"task password={SECRET}") for _ in range(2)]
+            for _ in range(5):
+                await asyncio.sleep(0)
+            snapshot = inspector.snapshot()
+            assert f"lock:password={REDACTED}" in str([task.waiting_on for task in snapshot.tasks])
+            check(everything_of(snapshot))
+            check(describe(snapshot))
+            for name in {task.name for task in snapshot.tasks} - {"main"}:
+                check(describe(snapshot, name))
+            check(JsonExporter.export_to_string(inspector))
+            for what in ("tasks", "events"):
+                check(CsvExporter.export_to_string(inspector, what=what))  # type: ignore[arg-type]
+            check(ChromeTraceExporter.export_to_string(inspector))
+            check(json.dumps(inspector.checkpoint()))
+            with PrometheusExporter(inspector, registry=CollectorRegistry()) as page:
+                check(page.gather())
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    asyncio.run(main())
+    handler.close()
 
 
 def test_over_the_network(loggers: None, tmp_path: Path) -> None:
@@ -593,6 +689,9 @@ def test_to_a_sidecar(loggers: None, tmp_path: Path) -> None:
         while len(sidecar.snapshot().tasks) < 4 and time.monotonic() < deadline:
             time.sleep(0.01)
         check(everything_of(sidecar.snapshot()))
+        with PrometheusExporter(sidecar, registry=CollectorRegistry(), exemplars=True) as page:
+            check(page.gather())
+            check(page.gather(openmetrics=True))
 
 
 def test_structlog(loggers: None) -> None:
