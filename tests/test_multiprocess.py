@@ -220,7 +220,8 @@ def test_the_file_has_what_the_inspector_has(tmp_path: Path, exporter: Prometheu
     """Each number of each name, whatever became of the spans."""
     asyncio.run(all_kinds())
     gc.collect()
-    expected = totals_of(exporter._pages._source._inspectors[0].snapshot(), own_counts(tmp_path).bounds)  # type: ignore
+    inspector = exporter._pages._source._inspectors[0]  # type: ignore[attr-defined]
+    expected = totals_of(inspector.snapshot(), own_counts(tmp_path).bounds)
     found = own_counts(tmp_path)
     views = found.snapshot(0.0).names
     assert totals_of(found.snapshot(0.0), found.bounds).names == expected.names

@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from servers import until
 
 from asyncinspect_logging import Inspector
 from asyncinspect_logging.analysis.replay import Replay
@@ -32,13 +33,6 @@ from asyncinspect_logging.exporters.prometheus import PrometheusExporter
 from asyncinspect_logging.sidecar import Sidecar, listen, processes
 
 Tell = Callable[..., dict[str, Any]]
-
-
-def until(true: Callable[[], Any], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.005)
 
 
 def line(payload: Any) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import until
 
 from asyncinspect_logging import AsyncInspectSocketHandler, Config, Inspector, annotate, span
 from asyncinspect_logging.errors import ConfigError
@@ -44,14 +45,6 @@ def handle() -> Iterator[Callable[..., AsyncInspectSocketHandler]]:
         LOGGER.removeHandler(handler)
         handler.timeout = 0.1
         handler.close()
-
-
-def until(true: Callable[[], Any], seconds: float = 30.0) -> None:
-    """Wait for something that happens in another thread."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.005)
 
 
 def counted(inspector: Inspector, name: str = "job") -> int:
