@@ -58,7 +58,7 @@ docs: ## the docs as a site, in .cache/site
 audit: ## known vulnerabilities of what the package and its tests need; takes the network
 	@set -e; $(find_python); $(call setup,$(VENV),audit test lint)
 	$(VENV)/bin/python -m pip freeze --exclude asyncinspect-logging > .cache/audit.txt
-	$(VENV)/bin/pip-audit --strict --progress-spinner off --disable-pip --no-deps -r .cache/audit.txt
+	$(VENV)/bin/python tools/audit.py $(VENV)/bin/pip-audit .cache/audit.txt
 
 suite: setup drawing
 	$(PYTEST) $(ARGS)
