@@ -22,6 +22,7 @@ from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.routing import BaseRoute, Host, Match, Mount, Route, Router, WebSocketRoute
+from starlette.websockets import WebSocketDisconnect
 
 from asyncinspect_logging import Inspector, current_span, install, span
 from asyncinspect_logging.errors import ConfigError
@@ -57,7 +58,8 @@ def ask(app: Any, *requests: tuple[str, str], headers: dict[str, str] | None = N
 @contextlib.asynccontextmanager
 async def served(app: Any, **options: Any) -> AsyncIterator[tuple[int, uvicorn.Server]]:
     """A real server in this loop: its port, and itself."""
-    config = uvicorn.Config(app, log_config=None, log_level="critical", ws="websockets-sansio", **options)
+    options = {"ws": "websockets-sansio", **options}
+    config = uvicorn.Config(app, log_config=None, log_level="critical", **options)
     server = uvicorn.Server(config)
     listening = socket.create_server(("127.0.0.1", 0))
     serving = asyncio.create_task(server.serve(sockets=[listening]))
@@ -177,7 +179,9 @@ def test_names_are_route_templates(make: Any, inside: bool, listen: Any) -> None
 
 
 def test_names_in_litestar(listen: Any) -> None:
-    """As one of Litestar's middlewares, which come after its routing, and around the application."""
+    """As one of Litestar's middlewares, which come after its routing, and around the application. A method that the
+    route does not have is for no route, to Litestar.
+    """
     litestar = pytest.importorskip("litestar")
     inspector = listen()
 
@@ -356,6 +360,61 @@ def test_websocket_names_and_outcomes(listen: Any) -> None:
         ("WS unmatched", "completed", 403),
     ]
     assert {task.name: task.error for task in tasks if task.outcome == "failed"}["WS /bad"]["type"] == "ValueError"
+
+
+@pytest.mark.filterwarnings("ignore")  # of the old interface of websockets, and of who uses it
+@pytest.mark.parametrize("ws", ["websockets", "websockets-sansio", "wsproto"])
+def test_websockets_that_are_only_sent_to(ws: str, listen: Any) -> None:
+    """The application is told by a send that fails, and not how its client closed: the outcome goes by that code all
+    the same, and who receives afterwards gets it, too.
+    """
+    if ws == "wsproto":
+        pytest.importorskip("wsproto")
+    inspector = listen()
+    received: list[asyncio.Task[Any]] = []
+
+    async def ticker(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        try:
+            while True:
+                await send({"type": "websocket.send", "text": "tick"})
+                await asyncio.sleep(0.001)
+        except OSError:
+            received.append(asyncio.create_task(receive()))
+            raise
+
+    async def endpoint(socket: WebSocket) -> None:
+        await socket.accept()
+        with contextlib.suppress(WebSocketDisconnect):
+            while True:
+                await socket.send_text("tick")
+                await asyncio.sleep(0.001)
+
+    app = Starlette(routes=[WebSocketRoute("/tick", endpoint)])
+    app.add_middleware(AsyncInspectMiddleware)
+    outcomes: dict[Any, str] = {}
+
+    async def main() -> None:
+        for kind in (app, AsyncInspectMiddleware(ticker)):
+            async with served(kind, ws=ws) as (port, server):
+                for code in (1000, 1001, 4001, 1011, None):
+                    client = await ws_client.connect(f"ws://127.0.0.1:{port}/tick")
+                    assert await client.recv() == "tick"
+                    if code is None:
+                        client.transport.abort()
+                    else:
+                        await client.close(code)
+                    await until(lambda: not server.server_state.tasks)
+                    outcomes[kind is app, code] = inspector.snapshot().tasks[-1].outcome
+        codes = [(await one)["code"] for one in received]
+        if ws != "websockets":  # which says 1005 of everything once the application is over
+            assert codes == [1000, 1001, 4001, 1011, 1005]
+
+    run(main)
+    for through_starlette in (True, False):
+        found = {code: outcome for (kind, code), outcome in outcomes.items() if kind is through_starlette}
+        assert found == {1000: "completed", 1001: "completed", 4001: "completed", 1011: "cancelled", None: "cancelled"}
 
 
 @pytest.mark.parametrize("http", ["h11", "httptools"])

@@ -5,6 +5,7 @@ or any other ASGI 3 application. It needs none of them.
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Final
 
@@ -250,11 +251,28 @@ class _WebSocket(_Exchange):
     async def receive(self) -> Message:
         message = await self._receive()
         if message["type"] == "websocket.disconnect" and not self.complete:
-            self.code = message.get("code") or 1005
-            # Uvicorn says 1005 of a connection that was lost, too, but then without a reason.
-            self.gone = not is_closed_well(self.code) or (self.code == 1005 and "reason" not in message)
-            self.complete = True
+            self._closed(message)
         return message
+
+    def _closed(self, message: Message) -> None:
+        self.code = message.get("code") or 1005
+        # Uvicorn says 1005 of a connection that was lost, too, but then without a reason.
+        self.gone = not is_closed_well(self.code) or (self.code == 1005 and "reason" not in message)
+        self.complete = True
+
+    def _look(self) -> None:
+        """How the client has closed what the application only sent to, and so was not told: from uvicorn, whose
+        `receive` is a method of what knows. Nothing is taken: a task of the application's may still receive.
+        """
+        server = getattr(self._receive, "__self__", None)
+        waiting = getattr(getattr(server, "queue", None), "_queue", None)
+        seen = tuple(waiting) if isinstance(waiting, deque) else ()
+        told = [one for one in seen if isinstance(one, dict) and one.get("type") == "websocket.disconnect"]
+        code = getattr(server, "close_code", None)
+        if told:
+            self._closed(told[0])
+        elif isinstance(code, int):
+            self._closed({"code": code, "reason": ""})
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
@@ -269,6 +287,8 @@ class _WebSocket(_Exchange):
         await self._sent(message)
 
     def verdict(self, error: BaseException | None) -> BaseException | None:
+        if self.send_error is not None and not self.code:
+            self._look()
         if error is not None:
             if not ((self.gone or self.code) and self._is_of_gone(error)):
                 return error

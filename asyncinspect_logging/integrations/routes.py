@@ -47,7 +47,8 @@ class Resolver:
         """The template of the route that the request is for, mounts included, or None where no route matches.
 
         Of a method that the route does not have, and of a path that is redirected to the one with (or without) the
-        slash at its end, it is the template of that route. Raises what a route of the application's own raises.
+        slash at its end, it is the template of that route; but Litestar finds none for such a method.
+        Raises what a route of the application's own raises.
         """
         if "path_template" in scope and "litestar_app" in scope:
             app = scope["litestar_app"]  # inside of which the route has been found
