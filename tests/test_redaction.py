@@ -569,6 +569,9 @@ def test_over_the_network(loggers: None, tmp_path: Path) -> None:
             exporter.export_tasks()
         receiver.wait_for(8)
         for exporter in exporters:
+            provider = exporter.meter_provider()
+            assert provider.force_flush()
+            provider.shutdown()
             exporter.shutdown(5)
         for each in metrics:
             each.export()
@@ -576,6 +579,8 @@ def test_over_the_network(loggers: None, tmp_path: Path) -> None:
         for each in metrics:
             each.close()
         check("".join(map(str, receiver.requests)))
+        assert len(receiver.metric_requests) >= 2
+        check("".join(map(str, receiver.metric_requests)))
         check("".join(map(str, agent.metrics)), redacts=False)
     with PrometheusExporter(inspector, registry=CollectorRegistry()) as page:
         write_textfile(tmp_path / "job.prom", exporter=page)
