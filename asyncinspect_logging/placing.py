@@ -68,6 +68,8 @@ class Placing:
         self.bulk: Any = None
         #: Records found to be missing by what reads whole logs.
         self.missing = 0
+        # By process, the lowest seq, and the highest one when those were looked for.
+        self._reached: dict[tuple[int, int], tuple[int, int]] = {}
         self._announced = announced
         self._streams: OrderedDict[tuple[int, int], Seen] = OrderedDict()
         self._stream: tuple[int, int] | None = None
@@ -152,6 +154,23 @@ class Placing:
         """Records that are missing, by their numbers: those of a process begin at 1."""
         past = (_holes(past) for past in self._past.values())
         return self._holes + sum(seqs.holes(1) for seqs in self._streams.values()) + sum(past)
+
+    def find_missing(self, *, late: bool = True) -> bool:
+        """Count as missing what was so the last time too: until then it may only be `late`. Returns whether there is
+        more of it. Not what comes before all that was seen of a process: nobody knows when that went.
+
+        What comes after all stays counted, for a counter never falls. It takes a time that grows with the holes of the
+        processes at hand.
+        """
+        reached: dict[tuple[int, int], tuple[int, int]] = {}
+        missing = 0
+        for stream, seqs in self._streams.items():
+            low, high = self._reached.get(stream, (seqs.lowest, 0))
+            reached[stream] = low, seqs.high
+            missing += seqs.holes(low, high if late else seqs.high) if high or not late else 0
+        self._reached = reached
+        before, self.missing = self.missing, max(self.missing, missing)
+        return self.missing > before
 
     def seqs_of(self, pid: int, base: int) -> Seen:
         """What was seen of a process. `base`: the higher half of its span ids."""

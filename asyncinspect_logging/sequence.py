@@ -146,9 +146,15 @@ class Seen:
         if low <= high:
             self._fill(low, high)
 
-    def _in_bits(self) -> tuple[int, int, int]:
-        """The first and the last number in the bitmap, and how many there are between that are not in it."""
+    def _in_bits(self, last: int | None = None) -> tuple[int, int, int]:
+        """The first and the last number in the bitmap, and how many there are between that are not in it. Those above
+        `last` are left out; without any, the last is below the first.
+        """
         bits = int.from_bytes(self._bits, "little")
+        if last is not None:
+            bits &= (1 << min(max(0, last + 1 - self._first), len(self._bits) * 8)) - 1
+            if not bits:
+                return self._first, self._first - 1, 0
         low, high = (bits & -bits).bit_length() - 1, bits.bit_length() - 1
         return low + self._first, high + self._first, high - low + 1 - bits.bit_count()
 
@@ -200,6 +206,16 @@ class Seen:
             highs[place] = highs.pop(place + 1)
             del lows[place + 1]
 
+    @property
+    def lowest(self) -> int:
+        """The lowest number that was seen; of none, the one that is expected."""
+        found = [self._low, *self._lows[:1]]
+        if self._bits:
+            found.append(self._in_bits()[0])
+        if self._forgotten >= 0:
+            found.append(self._lowest)
+        return min(found)
+
     def runs(self) -> list[tuple[int, int]]:
         """All runs (first, last), in order."""
         found = list(zip(self._lows, self._highs, strict=True))
@@ -218,18 +234,22 @@ class Seen:
                 found.append((self._low, self.high))
         return sorted(found)
 
-    def holes(self, first: int) -> int:
-        """How many numbers from `first` up to the highest one are missing."""
+    def holes(self, first: int, last: int | None = None) -> int:
+        """How many numbers from `first` up to the highest one are missing. `last`: up to that one, which is not above
+        the highest. Those that were given up count in any case: they are missing for good.
+        """
         runs = list(zip(self._lows, self._highs, strict=True))
         missing = self._given_up
         if self._bits:
-            low, high, between = self._in_bits()
+            low, high, between = self._in_bits(last)
             runs.append((low, high))
             missing += between
         if self.high >= self._low:
             runs.append((self._low, self.high))
         if self._forgotten >= 0:
             runs.append((self._lowest, self._forgotten))
+        if last is not None:
+            runs = [*(run for run in runs if run[0] <= last), (last + 1, last + 1)]
         return missing + _between(sorted(runs), first)
 
     def __sizeof__(self) -> int:

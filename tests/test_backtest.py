@@ -202,6 +202,44 @@ def test_missing_records_are_told_of(tmp_path: Path) -> None:
     assert pages([path])[1].missing == 2
 
 
+def gaps(written: dict[int, Any]) -> list[float]:
+    return [sum(value(each, "async_inspect_dropped_total", reason="gap")) for each in written.values()]
+
+
+def test_missing_records_are_counted_when_they_went(tmp_path: Path) -> None:
+    """Once they have been missing for as long as a record may be late, and never fewer than before."""
+    process = Process(7, 0x1111_2222)
+    for n in range(200):
+        process.job(n, n + 0.5, n + 1)
+    lines, path = process.lines, tmp_path / "service.jsonl"
+    # Seconds 50 to 69 are lost; two lines are out of order, and one comes half a minute late, when it was given up.
+    kept = [*lines[:20], *lines[24:28], *lines[20:24], *lines[28:100], *lines[140:241], lines[242], lines[243]]
+    kept += [*lines[244:320], lines[241], *lines[320:]]
+    path.write_text("".join(kept), "utf-8")
+    written, report = pages([path])
+    assert report.missing == 40
+    # At T0 + 75 they are seen to be missing, and 15 seconds later still.
+    seen = dict(zip(written, gaps(written), strict=True))
+    assert {at - T0: count for at, count in seen.items() if count != seen.get(at - 15, 0.0)} == {90: 40, 150: 41}
+    # A page that is made of the whole log knows of what came late.
+    assert replay(path).snapshot().dropped["gap"] == 40
+
+
+def test_missing_records_at_either_end_of_a_log(tmp_path: Path) -> None:
+    """Nobody knows when the ones before it went; and at its end, nothing is late any more."""
+    process = Process(7, 0x1111_2222)
+    for n in range(60):
+        process.job(n, n + 0.5, n + 1)
+    path = tmp_path / "service.jsonl"
+    path.write_text("".join([*process.lines[20:110], *process.lines[116:]]), "utf-8")
+    written, report = pages([path])
+    assert report.missing == 26
+    assert gaps(written) == [0, 0, 0, 0, 6]
+    # What is after the end that was asked for may be late.
+    assert gaps(pages([path], end=T0 + 59)[0]) == [0, 0, 0, 0]
+    assert gaps(pages([path], end=T0 + 75)[0]) == [0, 0, 0, 0, 6, 6]
+
+
 def test_a_range_is_written_with_what_came_before(tmp_path: Path) -> None:
     """And what is later is not read."""
     process = Process(7, 0x1111_2222)

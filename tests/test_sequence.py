@@ -129,6 +129,20 @@ def test_holes(numbers: list[int]) -> None:
     assert seen.holes(1) == max(numbers, default=0) - len(numbers)
 
 
+@given(st.lists(st.integers(1, 300), unique=True, min_size=1), st.integers(0, 300), st.sampled_from([2, 1000]))
+def test_holes_up_to_a_number(numbers: list[int], last: int, max_runs: int) -> None:
+    """Whatever is above it, as runs and as a bitmap."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sequence, "MAX_RUNS", max_runs)
+        patch.setattr(sequence, "_STEP", 2)
+        seen = Seen(1)
+        for number in numbers:
+            seen.add(number)
+        last = min(last, max(numbers))
+        assert (seen.lowest, seen.high) == (min(numbers), max(numbers))
+        assert seen.holes(1, last) == len(set(range(1, last + 1)) - set(numbers))
+
+
 def test_holes_of_what_was_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are still counted, and numbers in them count as seen."""
     monkeypatch.setattr(sequence, "MAX_RUNS", 10)

@@ -162,7 +162,8 @@ class Reader:
         if finish is not None:
             for payload in finish():
                 self._record(payload, placing, 0, ruled=True)
-        self.report.missing = placing.missing = placing.holes()
+        self.report.missing = placing.holes()
+        placing.missing = max(placing.missing, self.report.missing)
         self.report.bytes_read = sum(source.done for source in self.sources)
 
     # -- lines out of the ordinary -----------------------------------------------------------------------------------

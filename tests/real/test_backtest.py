@@ -120,6 +120,21 @@ def test_when_alerts_would_have_fired(folder: Path) -> None:
     assert 1830 + 285 <= restarted["end"] - T0 <= 1830 + 315
 
 
+def test_lines_that_were_lost_fire_our_alert(folder: Path, tmp_path: Path) -> None:
+    """When they went, which increase() sees, and for as long as it looks back."""
+    told = (folder / "service.jsonl").read_text("utf-8").splitlines(keepends=True)
+    (tmp_path / "service.jsonl").write_text("".join([*told[:1200], *told[1600:]]), "utf-8")
+    rules = Path(__file__).parents[2] / "ops" / "alerts.yml"
+    found = machine(rules, tmp_path / "service.jsonl")
+    assert found["report"]["missing"] == 400
+    (dropped,) = [episode for episode in found["episodes"] if episode["alert"] == "RecordsDropped"]
+    assert dropped["labels"]["reason"] == "gap"
+    # Seconds 600 to 799 are lost: what comes after says so.
+    assert 800 <= dropped["start"] - T0 <= 800 + 3 * 15
+    assert 585 <= dropped["end"] - dropped["start"] <= 615
+    assert dropped["value"] == pytest.approx(400, rel=0.05)
+
+
 @pytest.mark.parametrize("how", ["gzip", "zstd", "stdin", "rotated"])
 def test_logs_of_all_kinds(folder: Path, tmp_path: Path, how: str) -> None:
     """Packed, through a pipe, and in several files: the same."""

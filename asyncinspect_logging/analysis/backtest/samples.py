@@ -26,6 +26,8 @@ NOT_IN_LOGS: Final = frozenset({"async_inspect_event_loop_lag_seconds", "async_i
 #: Lines that are held for a process before they are taken in.
 _HELD: Final = 2000
 _SECOND: Final = 1_000_000_000
+#: For so long (ns) a record may be late: threads and files may write a bit out of order.
+_LATE: Final = 10 * _SECOND
 
 
 class Wanted:
@@ -64,6 +66,10 @@ class _Instance:
         self._text: list[str] = []
         self._is_old = True
         self._looks = 0
+        # When missing records were looked for.
+        self._missing_at = 0
+        #: Whether there are no more lines, and none is late.
+        self.all_read = False
         # By family and label values, what stands before the values.
         self._starts: dict[tuple[str, tuple[str, ...]], tuple[str, ...]] = {}
 
@@ -143,12 +149,19 @@ class _Instance:
     def at(self, now: int) -> str:
         """The samples of this moment (Unix time in ns)."""
         self.look(now)
+        assert self._reader is not None
+        if now - self._missing_at >= _LATE or self.all_read:
+            self._missing_at = now
+            self._reader.inspector.enter(self._find_missing)
         if self._is_old:
-            assert self._reader is not None
             self._text = list(self._samples(printable(_snapshot(self._reader))))
             self._text.append("")
             self._is_old = False
         return f" {_seconds(now)}\n".join(self._text)
+
+    def _find_missing(self, placing: Placing) -> None:
+        if placing.find_missing(late=not self.all_read):
+            self._is_old = True
 
     @property
     def _clock(self) -> LogClock:
@@ -265,6 +278,9 @@ def replay_into(
                 report.broken += 1
             else:
                 report.foreign += 1
+    else:
+        for each in instances.values():
+            each.all_read = True
     pass_to(end * _SECOND + 1)
     for each in instances.values():
         each.end()
