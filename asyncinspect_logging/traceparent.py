@@ -58,8 +58,8 @@ def format_traceparent(trace_id: str, span_id: str, flags: int = SAMPLED) -> str
 
 
 def parse_traceparent(header: str) -> tuple[Trace, int] | None:
-    """(trace, parent span id as a number), or None where the header is not a valid one."""
-    match = _FORM.fullmatch(header.strip().lower())
+    """(trace, parent span id as a number), or None where the header is not a valid one, as with capitals in it."""
+    match = _FORM.fullmatch(header.strip())
     if match is None:
         return None
     version, trace, parent, flags, rest = match.groups()
