@@ -51,6 +51,14 @@ def needs_alertmanager() -> None:
 
 
 @pytest.fixture(scope="session")
+def needs_attackers() -> None:
+    """Skips where wrk or slowhttptest is not installed."""
+    for program in ("wrk", "slowhttptest"):
+        if shutil.which(program) is None:
+            _missing(f"{program} is not installed")
+
+
+@pytest.fixture(scope="session")
 def prometheus_server(needs_prometheus: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A Prometheus that scrapes each second: add_target(job, address), wait_for_scrape(job, after=…), query(promql),
     value(promql), targets(), metadata(job). One for the whole session; every test gives its targets a job of its own.
