@@ -8,19 +8,24 @@ standing for anything. A comment in the line above a block changes that: `<!-- r
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
+import itertools
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
 import pytest
 
 from asyncinspect_logging import AsyncInspectHandler, AsyncInspectProcessor, Config, Inspector
 from asyncinspect_logging.catalogue import DROP_REASONS, EVENT_TYPES
+from asyncinspect_logging.cli.commands import commands
 from asyncinspect_logging.config import SERVER_VARIABLES
 from asyncinspect_logging.exporters.families import FAMILIES
 from asyncinspect_logging.exporters.prometheus import PrometheusExporter
@@ -156,6 +161,66 @@ def test_there_are_examples_of_each_kind() -> None:
     }
     assert sum(block.output is not None for block in PYTHON) > 10
     assert all(block.language for block in BLOCKS)
+
+
+def signature_of(known: dict[str, Any], call: ast.Call) -> inspect.Signature | None:
+    """Of what is called, where that is something of the library's under one of the names, or a method of it."""
+    match call.func:
+        case ast.Name(name):
+            called = known.get(name)
+        case ast.Attribute(ast.Name(name), attribute) if name in known:
+            called = getattr(known[name], attribute)
+        case _:
+            called = None
+    return None if called is None else inspect.signature(called)
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.comment.startswith("not run: ")], ids=str)
+def test_an_example_that_is_not_run_could_be(block: Block) -> None:
+    """It is Python, and what it names of the library is there and takes the arguments."""
+    tree = ast.parse(block.code)
+    known: dict[str, Any] = {}
+    for page_block in BLOCKS:  # an example may go on where another one of its page ended
+        if page_block.language == "python" and (page_block.page, page_block.line <= block.line) == (block.page, True):
+            for node in ast.walk(ast.parse(page_block.code)):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("asyncinspect_logging"):
+                    module = importlib.import_module(node.module or "")
+                    known |= {alias.asname or alias.name: getattr(module, alias.name) for alias in node.names}
+    for node in ast.walk(tree):
+        signature = signature_of(known, node) if isinstance(node, ast.Call) else None
+        if signature is not None:
+            given = {word.arg: None for word in node.keywords if word.arg}
+            signature.bind_partial(*node.args, **given)
+    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    for text in texts:
+        module, _, name = text.rpartition(".")
+        if re.fullmatch(r"asyncinspect_logging(\.\w+)*", module):
+            assert hasattr(importlib.import_module(module), name), text
+    assert known or any("asyncinspect_logging" in text for text in texts)
+
+
+COMMAND_LINES = [
+    (block, line)
+    for block in BLOCKS
+    if block.language == "sh"
+    for line in re.findall(r"^\s*(?:\$ )?asyncinspect .*$", block.code.replace("\\\n", " "), re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize(("block", "line"), COMMAND_LINES, ids=str)
+def test_a_command_line_can_be_read(block: Block, line: str) -> None:
+    """Each command is one, and so are its options."""
+    words = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
+    words.whitespace_split = True
+    name, *given = itertools.takewhile(lambda word: not set(word) <= set("|&;<>"), list(words)[1:])
+    command = commands.get_command(click.Context(commands), name)
+    assert command is not None, name
+    command.make_parser(click.Context(command)).parse_args(given)
+
+
+def test_there_are_command_lines() -> None:
+    """Of every command."""
+    assert {line.split()[1] for _, line in COMMAND_LINES} == set(commands.list_commands(click.Context(commands)))
 
 
 # -- links -----------------------------------------------------------------------------------------------------------
