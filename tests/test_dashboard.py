@@ -48,7 +48,9 @@ def test_the_rows_and_panels_of_the_reference() -> None:
     assert list(rows) == ["Overview", "Performance", "Task states", "Events", "Event loop", "Findings and losses"]
     assert {"Total tasks", "Active tasks", "Task creation rate", "Deadlock count"} <= set(rows["Overview"])
     assert {"Task duration", "Slowest tasks", "Poll count distribution"} <= set(rows["Performance"])
-    assert {"Running tasks", "Blocked tasks", "Completed and failed"} <= set(rows["Task states"])
+    assert {"Running tasks", "Blocked tasks", "Blocked tasks by name", "Completed and failed"} <= set(
+        rows["Task states"]
+    )
     assert {"Event rate by type", "Polls per wake", "Spawn rate"} <= set(rows["Events"])
     assert {"Loop lag and queueing", "Long polls"} <= set(rows["Event loop"])
     assert {"Findings by name", "Drops"} <= set(rows["Findings and losses"])
@@ -100,8 +102,44 @@ def test_a_query_is_promql_of_our_metrics(asked: Any) -> None:
     for sample, where in found:
         assert 'job=~"$job", instance=~"$instance"' in where
         assert ('name=~"$name"' in where) == ("name" in samples[sample].labels)
-    # Rates are over an interval that Grafana fits to the scrapes, or over the time range.
-    assert set(re.findall(r"\[(.*?)\]", promql)) <= {"$__rate_interval", "$__range"}
+    # Rates are over an interval that Grafana fits to the scrapes, or, where one number is shown, over the time range.
+    wanted = "$__rate_interval" if asked.target.get("range") else "$__range"
+    assert set(re.findall(r"\[(.*?)\]", promql)) <= {wanted}
+    assert set(re.findall(r"topk\((\d+),", promql)) <= {"10"}
+
+
+@pytest.mark.parametrize(
+    "asked", [one for one in queries(DASHBOARD) if one.panel["type"] != "table"], ids=lambda asked: asked.key
+)
+def test_a_unit_is_that_of_the_query(asked: Any) -> None:
+    """Seconds, bytes, shares, or so many in a second or a minute."""
+    promql = asked.target["expr"]
+    if asked.key == "Failed tasks A" or promql.startswith("topk(10, sum by (name) (rate(async_inspect_task_busy"):
+        unit = "percentunit"
+    elif "histogram_quantile" in promql:
+        unit = "s"
+    elif "memory_bytes" in promql:
+        unit = "bytes"
+    elif "60 * " in promql:
+        unit = "suffix:/min"
+    elif "rate(" in promql and asked.key not in ("Polls per wake A", "Blocked tasks by name A"):
+        unit = "suffix:/s"
+    else:
+        unit = "short"
+    assert asked.panel["fieldConfig"]["defaults"]["unit"] == unit
+
+
+def test_the_units_of_the_columns() -> None:
+    """Durations are seconds, and what is counted has no fractions."""
+    units = {
+        override["matcher"]["options"]: {one["id"]: one["value"] for one in override["properties"]}
+        for title in ("Slowest tasks", "Findings by name")
+        for override in titled(title)["fieldConfig"]["overrides"]
+    }
+    assert {column: units[column]["unit"] for column in ("Mean", "p50", "p99")} == dict.fromkeys(
+        ("Mean", "p50", "p99"), "s"
+    )
+    assert (units["Tasks"]["unit"], units["Tasks"]["decimals"]) == ("short", 0)
 
 
 def test_every_family_of_tasks_events_and_health_is_shown() -> None:

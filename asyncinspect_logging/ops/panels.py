@@ -146,6 +146,14 @@ def _live(by: str = "") -> str:
     return f"{_sum('tasks_total', by=by)}{over}"
 
 
+def _blocked(by: str) -> str:
+    """Live tasks less how many of them, in the mean of the interval, ran or waited for their turn. The counter of idle
+    seconds would not do: it gets a wait when that ends, and has nothing of a task that is stuck.
+    """
+    ran, queued = (_rate(metric, by=by) for metric in ("task_busy_seconds_total", "scheduled_seconds_sum"))
+    return f"{_live(by)} - {ran} - {queued}"
+
+
 _SLOW_POLL: Final = 0.1
 assert _SLOW_POLL in LAG_BOUNDS
 _LAG: Final = ((0.05, YELLOW), (_SLOW_POLL, RED))
@@ -319,7 +327,7 @@ _STATES: Final = Row(
             "graph",
             6,
             "Tasks that wait for something, and all live ones. To wait is what tasks do; to rise only is not: "
-            "see Live tasks by name, and the page Where is it stuck, which says what each waits for.",
+            "see Blocked tasks by name, and the page Where is it stuck, which says what each waits for.",
             (
                 Query(_sum("blocked_tasks", PROCESSES), "blocked"),
                 Query(_sum("active_tasks", PROCESSES), "all live"),
@@ -347,17 +355,26 @@ _STATES: Final = Row(
             colours=STATES,
         ),
         Panel(
+            "Blocked tasks by name",
+            "graph",
+            8,
+            "The ten names with the most tasks that wait for something: live less those that ran (busy) or waited for "
+            "their turn (queueing) lately. A name that grows waits for what is slow or does not come: Where is it "
+            "stuck says for what. One that holds the loop counts until it lets go; without a driver, all live ones do.",
+            (Query(f"topk(10, {_blocked('name')} > 0)", _BY_NAME),),
+        ),
+        Panel(
             "Live tasks by name",
             "graph",
-            12,
-            "The ten names with the most live tasks, which are blocked but for one a loop. The name that grows is the "
-            "one that waits for what does not come, or that nobody limits.",
+            8,
+            "The ten names with the most live tasks, begun less ended. A name that grows here and not in Blocked tasks "
+            "by name waits for its turn: the loop is short of time, or nobody limits how many there are.",
             (Query(f"topk(10, {_live('name')} > 0)", _BY_NAME),),
         ),
         Panel(
             "Failed tasks by name",
             "graph",
-            12,
+            8,
             "Tasks per second that an exception ended, by name. The log has each with its exception: search it for the "
             "name and outcome failed.",
             (Query(f"topk(10, {_rate('tasks_failed_total', by='name')} > 0)", _BY_NAME),),

@@ -4,6 +4,7 @@ data; and it is drawn, with Grafana's own components in a real browser.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import re
 import subprocess
 import sys
 import time
+import urllib.error
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,7 +23,9 @@ import drawing
 import pytest
 from grafana import ALL, Asked, ask, chosen, filled, queries
 from jsonschema import Draft7Validator
+from rule_changes import changes
 
+from asyncinspect_logging.exporters.families import FAMILIES
 from asyncinspect_logging.ops.dashboard import dashboard
 
 pytestmark = pytest.mark.real
@@ -244,6 +248,12 @@ def long_polls(totals: Totals) -> dict[str, float]:
     }
 
 
+def blocked_by_name(seen: Seen) -> dict[str, float]:
+    queued = per_second(seen, lambda one: {name: v["scheduled_delays"]["sum"] for name, v in one["names"].items()})
+    ran = per_second(seen, by_name("busy"))
+    return {name: live - ran[name] - queued[name] for name, live in sums(seen, by_name("live")).items()}
+
+
 def poll_counts(seen: Seen) -> dict[str, float]:
     """Cumulative, as it is asked for; Grafana takes the difference."""
     found: dict[float, float] = {}
@@ -314,6 +324,7 @@ CLOSE: dict[str, Callable[[Seen], Mapping[Any, float]]] = {
     "Completed and failed A": lambda seen: {"": ended(seen)["completed"] / seen.span},
     "Completed and failed B": lambda seen: {"": ended(seen)["failed"] / seen.span},
     "Completed and failed C": lambda seen: {"": ended(seen)["cancelled"] / seen.span},
+    "Blocked tasks by name A": lambda seen: positive(blocked_by_name(seen)),
     "Failed tasks by name A": lambda seen: positive(per_second(seen, by_name("failed"))),
     "Event rate by type A": lambda seen: per_second(seen, whole("events")),
     "Polls per wake A": lambda seen: {
@@ -339,6 +350,23 @@ QUANTILES: dict[str, Callable[[Seen, float], Mapping[Any, float]]] = {
     },
     "Loop lag and queueing B": lambda seen, d: {"": quantile(increase(seen, loop_lag), 0.5 + d)},
     "Loop lag and queueing C": lambda seen, d: {"": quantile(increase(seen, of_names("scheduled_delays")), 0.95 + d)},
+}
+
+
+#: Metrics that stand for each other in this traffic: nearly all tasks complete, as many fail as are cancelled, and
+#: workers wait for their turn about as long as they run.
+SAME = {
+    "Blocked tasks by name A: scheduled_seconds -> poll_duration_seconds",
+    "Task creation rate A: tasks_total -> tasks_completed_total",
+    "Failed tasks A: tasks_completed_total -> tasks_total",
+    "Failed tasks A: tasks_failed_total -> tasks_cancelled_total",
+    "Failed tasks A: tasks_cancelled_total -> tasks_failed_total",
+    "Failed tasks A: tasks_failed_total -> task_busy_seconds_total",
+    "Failed tasks A: tasks_failed_total -> task_idle_seconds_total",
+    "Failed tasks A: tasks_cancelled_total -> task_busy_seconds_total",
+    "Failed tasks A: tasks_cancelled_total -> task_idle_seconds_total",
+    "Completed and failed A: tasks_completed_total -> tasks_total",
+    "Loop lag and queueing C: scheduled_seconds -> poll_duration_seconds",
 }
 
 
@@ -376,6 +404,11 @@ def test_a_panel_shows_what_there_is(seen: Seen, asked: Asked) -> None:
     """Every query has data, and it is that of the processes' own snapshots."""
     found = seen.values(asked)
     assert found
+    fits(seen, asked, found)
+
+
+def fits(seen: Seen, asked: Asked, found: Values) -> None:
+    """Fail if that is not what the query is to give."""
     assert not any(math.isnan(value) for value in found.values())
     if asked.key in EXACT:
         assert found == labelled(EXACT[asked.key](seen))
@@ -393,8 +426,54 @@ def test_a_panel_shows_what_there_is(seen: Seen, asked: Asked) -> None:
             assert min(found.values()) > 0.8 * max(rest, default=0)
         else:
             assert found.keys() == expected.keys()
-        for key in found.keys() - new(seen):
-            assert found[key] == pytest.approx(expected[key], rel=0.15, abs=1e-3), key
+        # Of four tasks, what `increase()` adds for the ends of the range is much on a busy machine.
+        uncertain = new(seen) | (few(seen) if asked.key == "Slowest tasks D" else set())
+        for key in found.keys() - uncertain:
+            # What is taken off the blocked tasks is a small part of them.
+            within = 0.08 if asked.key.startswith("Blocked") else 0.15
+            assert found[key] == pytest.approx(expected[key], rel=within, abs=1e-3), key
+
+
+#: Of each type and with the same labels: what may be asked for in place of a metric.
+ALIKE = {
+    family.sample.removeprefix("async_inspect_"): [
+        other.sample.removeprefix("async_inspect_")
+        for other in FAMILIES
+        if other is not family and (other.type, other.labels) == (family.type, family.labels)
+    ]
+    for family in FAMILIES
+}
+
+
+def changed(promql: str) -> Iterator[tuple[str, str]]:
+    """The query with another metric, operator of arithmetic or label to add up by, one at a time, and what that is."""
+    for change in changes(promql):
+        # Each process has a job of its own.
+        same = "job, instance" in change.was and change.now in ("by (le, job)", "by (le, instance)")
+        if (change.was in "+-*/" or change.was.startswith("by ")) and not same:
+            yield f"{change.was} -> {change.now}", change.expr
+    for found in re.finditer(r"async_inspect_(\w+?)(_bucket|_sum|_count)?(?=\{)", promql):
+        for other in ALIKE[found[1]]:
+            made = f"{promql[: found.start()]}async_inspect_{other}{found[2] or ''}{promql[found.end() :]}"
+            yield f"{found[1]} -> {other}", made
+
+
+def test_a_changed_query_is_found(seen: Seen) -> None:
+    """It gives something else than what there is."""
+    passed = set()
+    for asked in QUERIES:
+        for what, promql in changed(asked.target["expr"]):
+            wrong = Asked(asked.panel, {**asked.target, "expr": promql})
+            with contextlib.suppress(AssertionError, KeyError, urllib.error.HTTPError):
+                fits(seen, wrong, seen.values(wrong))
+                passed.add(f"{asked.key}: {what}")
+    assert passed <= SAME, sorted(passed - SAME)
+
+
+def test_where_nothing_was_counted_there_is_a_zero(seen: Seen) -> None:
+    """In the panels that are to say so."""
+    zeros = {asked.key for asked in QUERIES if seen.values(asked, job="nobody") == {(): 0}}
+    assert zeros == {"Processes A", "Total tasks A", "Deadlock count A", "Findings A"}
 
 
 def few(seen: Seen) -> set[tuple[str, ...]]:
@@ -419,6 +498,14 @@ def test_the_filters(seen: Seen) -> None:
         assert seen.values(total, job=chosen([f"shop-{number}"])) == one
     live = next(asked for asked in QUERIES if asked.key == "Live tasks by name A")
     assert seen.values(live, name="transfer") == {("transfer",): 4}
+
+
+def test_tasks_that_are_stuck_are_blocked(seen: Seen) -> None:
+    """The four of the deadlocks, in one wait since; of which the seconds that are counted as idle know nothing yet."""
+    blocked = next(asked for asked in QUERIES if asked.key == "Blocked tasks by name A")
+    assert seen.values(blocked, name="transfer") == {("transfer",): pytest.approx(4, abs=0.01)}
+    idle = 'sum(rate(async_inspect_task_idle_seconds_total{name="transfer"}[$__range]))'
+    assert float(ask(seen.address, filled(idle, span=seen.span, rate=seen.span), seen.end)[0]["value"][1]) < 0.1
 
 
 def test_the_variables_offer_what_there_is(seen: Seen) -> None:
@@ -489,7 +576,7 @@ def test_it_is_drawn(seen: Seen, tmp_path: Path) -> None:
             assert drawn.inked[panel["title"]] > 500
             plain = [target["legendFormat"] for target in panel["targets"] if "{{" not in target["legendFormat"]]
             assert all(legend in text for legend in plain)
-    for name in sums(seen, by_name("spawned")).keys() - {"hold", "transfer", "subscription", "service"}:
+    for name in sums(seen, by_name("spawned")).keys() - {"hold", "transfer", "subscription", "service", "worker"}:
         assert name in drawn.texts["Slowest tasks"]
     assert "long_poll\nreport" in drawn.texts["Findings by name"]
     assert drawn.texts["Deadlock count"].split()[-1] == "2"

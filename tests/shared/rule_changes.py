@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 __all__ = ["Change", "changes", "pending_changes"]
@@ -51,11 +51,11 @@ class Change(NamedTuple):
         return f"{self.was} -> {self.now or 'nothing'} @{self.place}"
 
 
-def changes(expr: str) -> Iterator[Change]:
-    """Each expression that one mistake makes of this one."""
+def changes(expr: str, near: float = 0.1) -> Iterator[Change]:
+    """Each expression that one mistake makes of this one; of numbers, one that is off by the share `near`."""
     for found in _TOKEN.finditer(expr):
         was, kind = found[0], found.lastgroup or ""
-        for now in _mistaken(kind, was):
+        for now in _mistaken(kind, was, near):
             start = found.start()
             yield Change(was, now, start, expr[:start] + now + expr[found.end() :])
 
@@ -65,13 +65,15 @@ def pending_changes(pending: str) -> tuple[str, ...]:
     return ("1m",) if not pending else ("", _times(pending, 0.8), _times(pending, 1.2))
 
 
-def _mistaken(kind: str, was: str) -> Iterator[str]:
+def _mistaken(kind: str, was: str, near: float) -> Iterator[str]:
     if kind == "window":
         yield from (_times(was, 0.8), _times(was, 2))
     elif kind == "number":
         number = float(was)
         # A quantile stays one.
-        others = (0.95, 0.995) if number == 0.99 else (1.5,) if number == 0 else (number * 0.9, number * 1.1)
+        others = (
+            (0.95, 0.995) if number == 0.99 else (1.5,) if number == 0 else (number * (1 - near), number * (1 + near))
+        )
         yield from (f"{other:g}" for other in others)
     elif kind == "labels":
         word, _, labels = was.partition(" ")
@@ -80,18 +82,24 @@ def _mistaken(kind: str, was: str) -> Iterator[str]:
             yield f"{word} ({', '.join(label for label in each if label != left_out)})"
         yield from (f"{instead} {labels}" for instead in _INSTEAD.get(word, ()))
     elif kind == "matchers":
-        yield ""
-        label, operator, value = re.fullmatch(r'\{(\w+)(=~|!~|=|!=)"([^"]*)"\}', was).groups()  # type: ignore[union-attr]
-        values = value.split("|")
-        if len(values) > 1:
-            for left_out in values:
-                yield f'{{{label}{operator}"{"|".join(one for one in values if one != left_out)}"}}'
-        yield f'{{{label}{_OPPOSITE[operator]}"{value}"}}'
+        matchers = [tuple(found) for found in re.findall(r'(\w+)(=~|!~|!=|=)"([^"]*)"', was)]
+        for place, (label, operator, value) in enumerate(matchers):
+            if "$" not in value:  # what is chosen in a dashboard may be anything
+                values = value.split("|")
+                fewer = ["|".join(one for one in values if one != left_out) for left_out in values]
+                instead = [(label, operator, one) for one in fewer if one] + [(label, _OPPOSITE[operator], value)]
+                yield _matchers(matchers[:place] + matchers[place + 1 :])
+                yield from (_matchers([*matchers[:place], one, *matchers[place + 1 :]]) for one in instead)
     else:
         yield from _INSTEAD.get(was, ())
 
 
 _OPPOSITE: Final = {"=": "!=", "!=": "=", "=~": "!~", "!~": "=~"}
+
+
+def _matchers(each: Sequence[tuple[str, ...]]) -> str:
+    inside = ", ".join(f'{label}{operator}"{value}"' for label, operator, value in each)
+    return f"{{{inside}}}" if inside else ""
 
 
 def _times(duration: str, factor: float) -> str:

@@ -26,7 +26,7 @@ from asyncinspect_logging import AsyncInspectHandler, Config, Inspector, Snapsho
 from asyncinspect_logging.exporters.prometheus import PrometheusExporter
 
 #: So few that some are let go, and that the last of the names counts under `_other_`.
-CONFIG = Config(max_tasks=500, max_events=40, max_names=12)
+CONFIG = Config(max_tasks=500, max_events=40, max_names=13)
 inspector = Inspector(CONFIG)
 logger = logging.getLogger("shop")
 
@@ -73,6 +73,12 @@ async def subscription(end: asyncio.Event) -> None:
     await end.wait()
 
 
+@instrument(name="worker")
+async def worker(jobs: asyncio.Queue[float]) -> None:
+    while True:
+        time.sleep(await jobs.get())  # noqa: ASYNC251 - of those that are woken together, each waits for the one before
+
+
 @instrument(name="transfer")
 async def transfer(first: asyncio.Lock, second: asyncio.Lock) -> None:
     async with first:
@@ -91,6 +97,7 @@ class Shop:
         self.rng = random.Random(7)
         self.end = asyncio.Event()
         self.kept: list[asyncio.Task[None]] = []
+        self.jobs: asyncio.Queue[float] = asyncio.Queue()
 
     async def busy(self, seconds: float, held: float = 0.12) -> None:
         began = time.monotonic()
@@ -98,6 +105,8 @@ class Shop:
         running: list[asyncio.Task[Any]] = []
         while (passed := time.monotonic() - began) < seconds or beat == 0:
             beat += 1
+            for _ in range(3):
+                self.jobs.put_nowait(0.007)
             # Traffic comes and goes.
             often = 2 + round(2 * abs((passed / 20) % 2 - 1))
             running += [asyncio.create_task(user(self.rng)) for _ in range(often)]
@@ -141,6 +150,7 @@ class Shop:
         await transfer(asyncio.Lock(), asyncio.Lock())
         await hold(0)
         await restless()
+        self.kept += [asyncio.create_task(worker(self.jobs)) for _ in range(3)]
         await self.busy(0)
         print(server.port, flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
