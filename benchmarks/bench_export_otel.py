@@ -9,14 +9,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
 from measure import Scale
 
-__all__ = ["export_otel", "export_otel_logfire", "keeps_up"]
+__all__ = ["export_otel", "export_otel_logfire", "keeps_up", "rate"]
 
 #: Spans a second that the exporter has to keep up with beside the application.
 _RATE = 20_000
@@ -162,11 +162,24 @@ def export_otel_logfire(scale: Scale) -> dict[str, float]:
     return {**found, "otlp.rate.logfire": 1e6 / found["otlp.process.logfire"]}
 
 
+def rate(samples: Sequence[tuple[float, float]]) -> float:
+    """Delivered spans a second, of (seconds, delivered until then): from the middle of the second quarter to that
+    of the last one. What is delivered goes up by whole batches, so each end is the mean of its quarter.
+    """
+    quarter = len(samples) // 4
+    (began, before), (ended, after) = (
+        [statistics.fmean(column) for column in zip(*part, strict=True)]
+        for part in (samples[quarter : 2 * quarter], samples[3 * quarter :])
+    )
+    return (after - before) / (ended - began)
+
+
 def keeps_up(scale: Scale) -> dict[str, float]:
     """An application that makes 20,000 spans a second for some seconds, in one process, and so on one core as a rule:
-    how many of them are delivered each second, the cores that all that takes, and how many were dropped.
+    how many of them are delivered each second, in percent how far that is behind (so does one that makes or delivers
+    too few, or drops any), the cores that all that takes, and what waits at the end.
     """
-    seconds = scale.loops / 1000
+    seconds = max(0.2, scale.loops / 1000)
     with _sink() as endpoint:
         from asyncinspect_logging import AsyncInspectHandler, Inspector, span
         from asyncinspect_logging.exporters.opentelemetry import OtelExporter
@@ -178,19 +191,23 @@ def keeps_up(scale: Scale) -> dict[str, float]:
             pass
         exporter.flush(30)
         exporter.start_continuous_export()
-        before, made, began, used = exporter.exported, 0, time.perf_counter(), time.process_time()
+        samples: list[tuple[float, float]] = []
+        made, began, used = 0, time.perf_counter(), time.process_time()
         while (now := time.perf_counter()) < began + seconds:
             while made < (now - began) * _RATE:
                 with span("GET /users/{id}", **_FIELDS):
                     pass
                 made += 1
+            samples.append((now, exporter.exported))
             time.sleep(0.001)
         elapsed, used = time.perf_counter() - began, time.process_time() - used
-        delivered, waiting = exporter.exported - before, exporter.waiting
+        waiting = exporter.waiting
         exporter.shutdown(30)
+    delivered = rate(samples)
     return {
         "otlp.keeps_up.made": made / elapsed,
-        "otlp.keeps_up.delivered": delivered / elapsed,
+        "otlp.keeps_up.delivered": delivered,
+        "otlp.keeps_up.behind": max(0.0, 100 * (1 - delivered / _RATE)),
         "otlp.keeps_up.waiting": waiting,
         "otlp.keeps_up.dropped": exporter.dropped,
         "otlp.keeps_up.core": used / elapsed,

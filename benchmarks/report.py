@@ -186,7 +186,13 @@ ROWS = (
         "otlp.keeps_up.core",
         "",
         1,
-        (("delivered a second", "otlp.keeps_up.delivered"), ("dropped", "otlp.keeps_up.dropped")),
+    ),
+    Row("how far what is delivered meanwhile is behind these", "otlp.keeps_up.behind", "%", 2),
+    Row(
+        "delivered a second",
+        "otlp.keeps_up.delivered",
+        "",
+        peers=(("made", "otlp.keeps_up.made"), ("dropped", "otlp.keeps_up.dropped")),
     ),
     Row(
         "memory per driven task, beyond a bare task's", "memory.task", "B", peers=(("a bare task", "memory.task_bare"),)

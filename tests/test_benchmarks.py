@@ -88,6 +88,17 @@ def test_verdicts(load: Any) -> None:
     assert report.verdict(rows["span.nested"], runs) == ""
 
 
+def test_what_is_delivered_a_second(load: Any) -> None:
+    """Without the beginning; batches make no difference, a backlog that grows does, one that stays does not."""
+    pytest.importorskip("opentelemetry.sdk")
+    rate = load("bench_export_otel").rate
+    times = [number / 1000 for number in range(8000)]
+    in_batches = [(at, 5000.0 * (at // 0.25) - 2000) for at in times]
+    assert rate(in_batches) == pytest.approx(20_000, rel=0.002)
+    assert rate([(at, 16_000 * at) for at in times]) == pytest.approx(16_000)
+    assert rate([(at, 0.0) for at in times]) == 0
+
+
 def test_markdown(load: Any) -> None:
     """Versions stand in order, figures with their unit and goal, peers and what was left out below."""
     report = load("report")
