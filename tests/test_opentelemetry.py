@@ -568,7 +568,9 @@ def test_what_waits_has_a_bound(
     inspector.snapshot()
     assert exporter.waiting + exporter.dropped == 550
     assert exporter.waiting <= 110
+    began = time.monotonic()
     assert not exporter.shutdown(0.2)
+    assert time.monotonic() - began < 1.2
     assert (exporter.waiting, exporter.dropped) == (0, 550)
     assert exporter.drops["queue_full"] + exporter.drops["shutdown"] == 550
     assert len([record for record in caplog.records if "make queue_size (100) larger" in record.getMessage()]) == 1
@@ -621,7 +623,8 @@ open_still = span("open").__enter__()
 def test_nobody_there_at_exit() -> None:
     """It takes no longer than it may."""
     code = """
-import logging, time
+import atexit, logging, time
+atexit.register(lambda: print(time.monotonic() - over))  # what is registered first is called last
 from asyncinspect_logging import AsyncInspectHandler, span
 from asyncinspect_logging.exporters import opentelemetry
 opentelemetry._PATIENCE = 0.3
@@ -630,8 +633,11 @@ exporter = opentelemetry.OtelExporter("shop", None, "http://127.0.0.1:9")
 exporter.start_continuous_export(0.01)
 with span("done"):
     pass
+over = time.monotonic()
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=30, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", code], check=True, timeout=30, capture_output=True, text=True)
+    assert float(done.stdout) < 1.3
+    assert "has not taken 1 tasks until the exporter was shut down" in done.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

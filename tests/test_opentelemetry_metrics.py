@@ -83,6 +83,7 @@ def test_the_same_as_on_the_page(listen: Listen, receiver: Any, protocol: str) -
         provider = exporter.meter_provider()
         provider.get_meter("application").create_counter("orders").add(3)
         assert provider.force_flush()
+        assert receiver.metric_headers[0]["x-key"] == "1"
         request = receiver.metric_requests[0]
         (resource,) = request.resource_metrics
         assert otlp.attributes_of(resource.resource)["service.name"] == "shop"

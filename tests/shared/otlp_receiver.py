@@ -58,7 +58,9 @@ class Receiver:
     def __init__(self, credentials: Any = None, context: ssl.SSLContext | None = None) -> None:
         self.requests: list[ExportTraceServiceRequest] = []
         self.metric_requests: list[ExportMetricsServiceRequest] = []
+        #: Of the requests with spans, and of those with metrics.
         self.headers: list[dict[str, str]] = []
+        self.metric_headers: list[dict[str, str]] = []
         self.sizes: list[int] = []
         self.answers: deque[Refusal] = deque()
         self.rejected = 0
@@ -105,8 +107,9 @@ class Receiver:
                 self.arrived.notify_all()
             return answer
 
-    def take_metrics(self, body: bytes) -> None:
+    def take_metrics(self, body: bytes, headers: dict[str, str]) -> None:
         with self.arrived:
+            self.metric_headers.append(headers)
             self.metric_requests.append(ExportMetricsServiceRequest.FromString(body))
             self.arrived.notify_all()
 
@@ -171,7 +174,7 @@ class _Service(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(self._export) if details.method == _TRACES else None
 
     def _metrics(self, body: bytes, context: Any) -> bytes:
-        self._receiver.take_metrics(body)
+        self._receiver.take_metrics(body, dict(context.invocation_metadata()))
         return b""
 
     def _export(self, body: bytes, context: Any) -> bytes:
@@ -198,7 +201,7 @@ class _Handler(BaseHTTPRequestHandler):
             body = gzip.decompress(body)
         headers = {key.lower(): value for key, value in self.headers.items()}
         if self.path == "/v1/metrics":
-            self.receiver.take_metrics(body)
+            self.receiver.take_metrics(body, headers)
             self._answer(200, b"")
         elif self.path != "/v1/traces":
             self._answer(404, b"")
