@@ -50,6 +50,8 @@ class AsyncInspectHandler(logging.Handler):
         super().__init__(level)
         self.field_policy = self.inspector.field_policy
         self.inspector.is_fed = True
+        #: Whether it was ever seen on a logger; one that was not is behind a queue.
+        self.was_on_logger = False
         self._stamps = True
         stamping.use(self)
 
@@ -57,6 +59,7 @@ class AsyncInspectHandler(logging.Handler):
         """Spans of this process are announced straight to the inspector, unless somebody wants to see each record
         here: a filter, or a subclass with its own `handle` or `emit`.
         """
+        self.was_on_logger = True
         cls = type(self)
         if self.filters or cls.emit is not AsyncInspectHandler.emit or cls.handle is not logging.Handler.handle:
             return None

@@ -31,7 +31,7 @@ from .diagnostics import warn_once
 from .errors import ConfigError
 from .finished import WAITING, Ending, Finished, endings
 from .placing import Placing
-from .records import payload_of
+from .records import SpanRecord, payload_of
 from .retention import Note
 from .routing import Clock, Listener, deliver_held
 from .snapshot import Finding, Snapshot
@@ -89,8 +89,11 @@ class Inspector:
         #: Whether it is about this process. If it is about a log, the tasks and threads that are here are none of its
         #: business, and what it finds is news to nobody's log.
         self.first_hand = True
-        #: Whether there is somebody who feeds it: a handler or a processor has been made for it, or records were given.
+        #: Whether there ever was somebody who feeds it: a handler or a processor made for it, or who gave records.
+        #: (`feeding.is_fed` says whether there is.)
         self.is_fed = False
+        #: Whether records were given by `apply`, other than those that a logger hands to its handlers.
+        self.is_given = False
         self.field_policy = self.config.field_policy()
         # What spans of this process and front ends append to, in any thread, without a lock.
         self._told: deque[Any] = deque()
@@ -145,6 +148,8 @@ class Inspector:
         except Exception:
             payload = {"flaw": True}
         if payload is not None:
+            if record.__class__ is not SpanRecord:
+                self.is_given = True
             self._receive(payload)
 
     def annotate(self, span_id: int, text: str, wall: int) -> None:

@@ -70,8 +70,8 @@ FOR_EXPORTERS = {
     "traceparent",
 }
 FOR_EXPORTERS |= {"states", "streams"}
-#: And, of the application's logging, why it brings no span.
-FOR_EXPORTERS |= {"unheard"}
+#: And, of the application's logging, whether it brings spans, and why none.
+FOR_EXPORTERS |= {"feeding", "unheard"}
 #: And what counts the spans of a process in a file that exporters of other processes read.
 SHARED = {"multiprocess", "totals"}
 

@@ -544,7 +544,7 @@ def test_a_stuck_collector_of_others_harms_nobody(caplog: pytest.LogCaptureFixtu
     inspector = Inspector()
     with PrometheusExporter(inspector, scrape_timeout=0.1) as exporter, exporter.start_server(0) as server:
         exporter.registry.register(stuck)
-        inspector.is_fed = True
+        inspector.is_fed = inspector.is_given = True
         assert get(server, "/-/ready")[0] == 200
         for _ in range(6):
             status, _, body = get(server)
@@ -579,21 +579,6 @@ def test_a_stuck_collector_of_others_harms_nobody(caplog: pytest.LogCaptureFixtu
 # -- health ----------------------------------------------------------------------------------------------------------
 
 
-def test_ready_once_somebody_feeds_the_inspector() -> None:
-    """A process whose handler is missing is not; one that reads a log of others needs none."""
-    inspector = Inspector()
-    with PrometheusExporter(inspector) as exporter, exporter.start_server(0) as server:
-        status, _, body = get(server, "/-/ready")
-        assert (status, body) == (503, "not ready: no handler and no processor feeds the inspector\n")
-        assert get(server, "/-/healthy")[::2] == (200, "healthy\n")
-        AsyncInspectHandler(inspector).close()
-        assert get(server, "/-/ready")[::2] == (200, "ready\n")
-    told = Inspector()
-    told.first_hand = False
-    with PrometheusExporter.multi([Inspector(), told]) as exporter, exporter.start_server(0) as server:
-        assert get(server, "/-/ready")[0] == 200
-
-
 def test_not_ready_while_the_metrics_cannot_be_collected(caplog: pytest.LogCaptureFixture) -> None:
     """Until they can again."""
 
@@ -605,7 +590,7 @@ def test_not_ready_while_the_metrics_cannot_be_collected(caplog: pytest.LogCaptu
             raise ValueError(SECRET)
 
     inspector, failing = Inspector(), Failing()
-    inspector.is_fed = True
+    inspector.is_fed = inspector.is_given = True
     with PrometheusExporter(inspector, update_interval=0) as exporter, exporter.start_server(0) as server:
         exporter.registry.register(failing)
         status, _, body = get(server)

@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import Metric
 from ..catalogue import DURATION_BOUNDS
 from ..config import Config, check_port, parse_address
 from ..errors import ConfigError
+from ..feeding import is_fed
 from ..process import after_fork
 from ..snapshot import Snapshot
 from ..unheard import why_unheard
@@ -274,8 +275,7 @@ class PrometheusExporter:
         if self._pages.failing:
             return "the metrics cannot be collected"
         sources = self._sources()
-        fed = any(getattr(one, "is_fed", True) or not getattr(one, "first_hand", True) for one in sources)
-        if not fed and not self._shared:  # of many processes, others are fed
+        if not self._shared and not is_fed(sources):  # of many processes, others are fed
             return "no handler and no processor feeds the inspector"
         if lag is not None and any(one.loop_late() > lag for one in sources if hasattr(one, "loop_late")):
             return "an event loop does not come back"
