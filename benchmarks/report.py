@@ -357,6 +357,13 @@ def _soak(soaks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for soak in soaks:
         yield from ("", f"{soak['build']}; {soak['machine']}; {soak['at']}:", "", "| what | figure |", "| --- | --- |")
         yield from (f"| {what} | {value} |" for what, value in soak["table"])
+        if soak.get("troubles"):
+            yield from (
+                "",
+                "What went wrong:",
+                "",
+                *(f"    {line}" for line in "\n".join(soak["troubles"]).split("\n")),
+            )
 
 
 def kept_in(folder: Path, what: str) -> list[dict[str, Any]]:

@@ -207,6 +207,23 @@ def test_figures_of_the_soak_survive(tmp_path: Path) -> None:
     )
 
 
+def test_what_went_wrong_in_a_soak_is_told(load: Any) -> None:
+    """Line by line, below its figures; of one that passed there is nothing."""
+    told = {"build": "CPython 2.7.1", "machine": "2 CPUs", "at": "seed 1", "table": [["troubles", "2"]], "troubles": []}
+    passed = load("report").markdown([], [told])
+    failed = load("report").markdown([], [{**told, "troubles": ["worker 0 ended: Traceback\n  In a file", "a leak"]}])
+    assert passed.rstrip().endswith("| troubles | 2 |")
+    assert failed.removeprefix(passed.rstrip()).splitlines() == [
+        "",
+        "",
+        "What went wrong:",
+        "",
+        "    worker 0 ended: Traceback",
+        "      In a file",
+        "    a leak",
+    ]
+
+
 def test_results_are_those_that_are_kept(load: Any) -> None:
     """RESULTS.md is made of the files beside it."""
     report = load("report")

@@ -34,16 +34,21 @@ def test_everything_goes_wrong_and_every_count_is_right(tmp_path: Path) -> None:
     assert figures["kept"] + figures["dropped"] == figures["spans"]
     for fault in ("failed", "cancelled", "scrapes", "forks", "reloads", "log_errors", "otlp_dropped", "statsd_errors"):
         assert figures[fault] > 0, fault
+    # Nearly all that it had room for was read before it went.
+    assert figures["log_lines_read"] > 100 or figures["disk"] == "/dev/full"
+    assert json.loads(kept.read_text())["troubles"] == []
     assert figures["troubles"] == figures["threads_left"] == figures["descriptors_left"] == 0
 
 
 def test_soak_notices() -> None:
     """Each thing that is broken on purpose is named, and the status says so."""
-    broken = "miscount,drops,stderr,thread,descriptor,page,child"
+    broken = "miscount,polls,histogram,busy,drops,stderr,thread,descriptor,page,child"
     done = soak("--spans", 20_000, "--names", 40, "--threads", 1, "--loops", 1, "--inject", broken)
     assert done.returncode == 1, done.stdout
     for said in (
         "at the end: 1 names have other counts (completed, failed, cancelled): soak.0",
+        "polls: 2 names have other counts (polls, those seen, wakes): soak.0",
+        "polls: 2 counts contradict each other: ",
         "1000 tasks kept and",
         "on stderr: a traceback",
         "threads are left: ",
@@ -70,4 +75,4 @@ def test_soak_notices_an_exception() -> None:
 
 def test_options_that_make_no_sense() -> None:
     assert soak("--spans", 0).returncode == 2
-    assert "--inject takes some of miscount, drops" in soak("--inject", "nonsense").stderr
+    assert "--inject takes some of miscount, polls" in soak("--inject", "nonsense").stderr

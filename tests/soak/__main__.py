@@ -55,6 +55,7 @@ def main() -> int:
             "at": f"{time.strftime('%Y-%m-%d', time.gmtime())}, seed {options.seed}",
             "table": table,
             "figures": figures,
+            "troubles": troubles,
         }
         given.json.write_text(json.dumps(measured, indent=1) + "\n", "utf-8")
     print("failed" if troubles else "passed")

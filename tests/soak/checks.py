@@ -13,10 +13,25 @@ from typing import Any
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-__all__ = ["counted", "differences", "gained", "one_arena", "page_is_valid", "page_of", "rss", "slope", "sums_of"]
+__all__ = [
+    "counted",
+    "differences",
+    "gained",
+    "of_one_mind",
+    "one_arena",
+    "page_is_valid",
+    "page_of",
+    "polled",
+    "rss",
+    "slope",
+    "sums_of",
+]
 
 Counts = Mapping[str, tuple[int, int, int]]
 
+
+#: The part by which sums of seconds may differ.
+ROUNDED = 1e-3
 
 _libc = ctypes.CDLL(None)
 #: Of glibc's mallopt.
@@ -58,13 +73,33 @@ def counted(names: Mapping[str, Any]) -> dict[str, tuple[int, int, int]]:
     return {name: (view.completed, view.failed, view.cancelled) for name, view in names.items()}
 
 
-def differences(what: str, expected: Counts, found: Counts) -> list[str]:
+def differences(what: str, expected: Counts, found: Counts, counts: str = "completed, failed, cancelled") -> list[str]:
     """One line for all names whose counts differ."""
     wrong = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
     if not wrong:
         return []
     some = "; ".join(f"{name}: {expected.get(name)} expected, {found.get(name)} found" for name in sorted(wrong)[:3])
-    return [f"{what}: {len(wrong)} names have other counts (completed, failed, cancelled): {some}"]
+    return [f"{what}: {len(wrong)} names have other counts ({counts}): {some}"]
+
+
+def polled(names: Mapping[str, Any]) -> dict[str, tuple[int, int, int]]:
+    """Polls, those whose length was observed, and wakes of each `NameView`."""
+    return {name: (view.polls, view.poll_durations.total, view.wakes) for name, view in names.items()}
+
+
+def of_one_mind(what: str, names: Mapping[str, Any], stepped: Sequence[str]) -> list[str]:
+    """Troubles with what is counted in two ways: polls, and seconds. `stepped`: names whose spans are all driven, and
+    are busy or idle all their time; others are less, and none is more.
+    """
+    troubles = []
+    for name, view in names.items():
+        counts = view.poll_counts
+        if (counts.sum, counts.total) != (view.polls, view.finished):
+            troubles.append(f"{name}: {counts.sum} polls of {counts.total} spans, and {view.polls} of {view.finished}")
+        wall, seen = sum(each.sum for each in view.durations.values()), view.busy + view.idle
+        if not (wall * (1 - ROUNDED) if name in stepped else 0.0) <= seen <= wall * (1 + ROUNDED):
+            troubles.append(f"{name}: {view.busy} s busy and {view.idle} s idle, of {wall} s")
+    return [f"{what}: {len(troubles)} counts contradict each other: {'; '.join(troubles[:3])}"] if troubles else []
 
 
 def page_of(text: str) -> tuple[dict[str, tuple[int, int, int]], dict[str, tuple[float, ...]]]:

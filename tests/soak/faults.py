@@ -11,6 +11,7 @@ import socket
 import tempfile
 import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -82,10 +83,13 @@ class Disk:
         self.log = str(disk / "soak.jsonl") if self.is_mounted else "/dev/full"
         self.kind = f"tmpfs of {SMALL // 1024} kB" if self.is_mounted else "/dev/full"
         self.freed = 0
+        #: What is to be done with the log before it goes.
+        self.before: Callable[[str], object] = lambda log: None
 
     def free(self) -> None:
         """Make room, as somebody would: by removing the log, or by emptying it."""
         if self.is_mounted and os.path.exists(self.log):
+            self.before(self.log)
             self.freed += 1
             if self.freed % 2:
                 os.unlink(self.log)

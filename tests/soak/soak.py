@@ -19,11 +19,11 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from checks import counted, differences, gained, one_arena, page_is_valid, rss, slope, sums_of
+from checks import counted, differences, gained, of_one_mind, one_arena, page_is_valid, polled, rss, slope, sums_of
 from faults import ClosedPort, Disk, Lines, Log, Silent, Statsd, configure
 from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
-from work import FILED, Tally, Worker, in_loop, in_thread
+from work import FILED, INSTALLED, STEPPED, Tally, Worker, in_loop, in_thread
 
 from asyncinspect_logging import AsyncInspectHandler, Config, Inspector, diagnostics, span
 from asyncinspect_logging.analysis.replay import Replay
@@ -34,7 +34,10 @@ from asyncinspect_logging.exporters.statsd import StatsdExporter
 __all__ = ["INJECTIONS", "Options", "Soak"]
 
 #: What can be broken on purpose, to see it noticed.
-INJECTIONS = ("miscount", "drops", "leak", "exception", "stderr", "thread", "descriptor", "page", "child")
+INJECTIONS = (
+    "miscount", "polls", "histogram", "busy", "drops", "leak", "exception", "stderr", "thread", "descriptor", "page",
+    "child",
+)  # fmt: skip
 #: Spans of each kind of worker in a child.
 IN_CHILD = 400
 #: Seconds that a child, and whatever ends by itself, may take.
@@ -129,6 +132,7 @@ class Soak:
         self._scraping = 0.0
         self._children: dict[int, tuple[int, float]] = {}
         self._in_children = 0
+        self._lines_read = 0
         self._samples: list[tuple[int, float]] = []
         self._stopped = False
         self._done = threading.Event()
@@ -158,6 +162,8 @@ class Soak:
         what = self.options.inject
         if "miscount" in what:
             worker.tally.add(0, "completed")
+        if "polls" in what:
+            worker.tally.polls[1] += 1
         if "stderr" in what:
             print("a traceback", file=sys.stderr)
         if "thread" in what:
@@ -281,7 +287,10 @@ class Soak:
         dropped, begun = snapshot.dropped, tally.total
         live = [task for task in snapshot.tasks if task.outcome is None]
         kept = len(snapshot.tasks) - len(live)
-        troubles = []
+        troubles = differences(
+            f"{where}polls", tally.polls_by_name(), polled(snapshot.names), "polls, those seen, wakes"
+        )
+        troubles += of_one_mind(f"{where}polls", snapshot.names, (INSTALLED, STEPPED))
         if live:
             troubles.append(f"{where}{len(live)} spans are still open, such as {live[0].name}")
         if kept + dropped["max_tasks"] != begun:
@@ -299,13 +308,14 @@ class Soak:
         options = self.options
         one_arena()
         self._disk = Disk()
+        self._disk.before = self._read_log
         stderr, sys.stderr = sys.stderr, self.troubles  # type: ignore[assignment]
         sys.unraisablehook = lambda told: self.troubles.add(f"unraisable: {told.exc_value!r} in {told.object!r}")
         threading.excepthook = lambda told: self.troubles.add(f"in {told.thread}: {told.exc_value!r}")
         warnings.simplefilter("error")
         # Of what is imported, and no trouble of ours.
         warnings.filterwarnings("ignore", "SOCKS support")
-        os.environ["ASYNC_INSPECT_MAX_NAMES"] = str(options.names + 1)
+        os.environ["ASYNC_INSPECT_MAX_NAMES"] = str(options.names + 2)
         # Full before memory is looked at, in the short form too.
         os.environ["ASYNC_INSPECT_MAX_EVENTS"] = "500"
         threads_before, files_before = _threads(), _files()
@@ -372,13 +382,19 @@ class Soak:
         inspector.settle()
         if "drops" in options.inject:
             inspector._books.retention.dropped_tasks -= 1
+        if "busy" in options.inject:
+            inspector._books.totals[STEPPED].busy *= 3
+        if "histogram" in options.inject:
+            inspector._books.totals["soak.2"].poll_counts.sum += 1
         snapshot = inspector.snapshot()
         expected = tally.by_name()
         lines = differences("at the end", expected, counted(snapshot.names)) + self._account(tally, snapshot)
         lines += page_is_valid("the page", expected, self._exporter.gather(), self._exporter.gather(openmetrics=True))
         for line in lines:
             add(line)
-        kept_log = self._read_log()
+        for handler in FILED.handlers:
+            handler.close()
+        self._read_log(self._disk.log)
         for line in _default_limit(self.names):
             add(line)
 
@@ -423,7 +439,7 @@ class Soak:
             "disk": self._disk.kind,
             "log_errors": sum(Log.errors.values()),
             "log_freed": self._disk.freed,
-            "log_lines_read": kept_log,
+            "log_lines_read": self._lines_read,
             "otlp_dropped": sum(exporter.dropped for exporter in otlp),
             "statsd_errors": sum(sender.errors for sender in statsd),
             "memory_warm_mb": round(warm[0][1], 1) if warm else 0.0,
@@ -459,19 +475,17 @@ class Soak:
             workers[0].join(0.01)
         self._samples.append((self._total(), rss()))
 
-    def _read_log(self) -> int:
-        """The lines that are left of the log, each of which has to be whole; how many there are."""
-        for handler in FILED.handlers:
-            handler.close()
-        if not self._disk.is_mounted or not os.path.exists(self._disk.log):
-            return 0
-        reading = Replay(self._disk.log)
+    def _read_log(self, log: str) -> None:
+        """Count the lines of the log, each of which has to be whole: before it goes, and what is left of it."""
+        if not self._disk.is_mounted or not os.path.exists(log):
+            return
+        reading = Replay(log)
         reading.run()
         report = reading.report
         # The first, of a file that was emptied in the middle of a line, and the last, that found no room.
         if report.broken > 2:
             self.troubles.add(f"{report.broken} lines of the log are broken, of {report.lines}: {report.problems[:3]}")
-        return report.lines - report.broken
+        self._lines_read += report.lines - report.broken
 
     def _none_missing(self, snapshot: Any) -> None:
         """A fault that did not happen shows nothing."""
@@ -584,7 +598,7 @@ def _table(figures: dict[str, Any]) -> list[tuple[str, str]]:
         ("forks", f"{f['forks']:,}, with {f['spans_in_children']:,} spans in the children"),
         ("logging set up anew", f"{f['reloads']:,} times"),
         ("log lines that found no room", f"{f['log_errors']:,}, on {f['disk']}, freed {f['log_freed']} times"),
-        ("lines of the log that are left", f"{f['log_lines_read']:,}, all whole"),
+        ("lines of the log", f"{f['log_lines_read']:,} read each time before it was freed, and at the end: all whole"),
         ("dead OTLP collectors", f"2, {f['otlp_dropped']:,} tasks dropped and counted"),
         ("dead StatsD servers", f"2, {f['statsd_errors']:,} packets refused"),
         (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from asyncinspect_logging import install, instrument, span
@@ -16,6 +17,10 @@ OUTCOMES = ("completed", "failed", "cancelled")
 FILED = logging.getLogger("asyncinspect.soak")
 #: Tasks under `install()` are named by their coroutine.
 INSTALLED = "installed_job"
+#: Spans that are all driven, of which nothing but a step is busy, and the rest idle.
+STEPPED = "stepped"
+#: Polls of a span around one `await`: since Python 3.12 they are seen without a driver, though not who wakes the task.
+BARE = 2 if sys.version_info >= (3, 12) else 0
 #: Spans between two looks at whether to go on, and those that one event loop lives for.
 ROUND, A_LOOP = 200, 2_000
 
@@ -24,18 +29,27 @@ class Tally:
     """What one thread began, by name and outcome."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        self.names = [*names, INSTALLED]
+        self.names = [*names, INSTALLED, STEPPED]
         self.counts = {outcome: [0] * len(self.names) for outcome in OUTCOMES}
+        #: By name, spans whose steps are seen, their polls and wakes. Of each other span, the body is one poll.
+        self.stepped, self.polls, self.wakes = ([0] * len(self.names) for _ in range(3))
         #: Spans that are over, and log lines that were written inside spans.
         self.total = self.lines = 0
 
-    def add(self, index: int, outcome: str) -> None:
+    def add(self, index: int, outcome: str, polls: int = 0, wakes: int = 0) -> None:
+        """`polls`, `wakes`: of a span whose steps are seen."""
         self.counts[outcome][index] += 1
         self.total += 1
+        if polls:
+            self.stepped[index] += 1
+            self.polls[index] += polls
+            self.wakes[index] += wakes
 
     def merge(self, other: Tally) -> None:
         for outcome, counts in other.counts.items():
             self.counts[outcome] = [a + b for a, b in zip(self.counts[outcome], counts, strict=True)]
+        for name in ("stepped", "polls", "wakes"):
+            setattr(self, name, [a + b for a, b in zip(getattr(self, name), getattr(other, name), strict=True)])
         self.total += other.total
         self.lines += other.lines
 
@@ -43,6 +57,15 @@ class Tally:
         """Completed, failed and cancelled of each name that was used."""
         found = zip(self.names, zip(*(self.counts[outcome] for outcome in OUTCOMES), strict=True), strict=True)
         return {name: (counts[0], counts[1], counts[2]) for name, counts in found if any(counts)}
+
+    def polls_by_name(self) -> dict[str, tuple[int, int, int]]:
+        """Polls, those that are seen as such, and wakes of each name that was used."""
+        found = {}
+        for at, (name, counts) in enumerate(zip(self.names, zip(*self.counts.values(), strict=True), strict=True)):
+            if any(counts):
+                polls = self.polls[at]
+                found[name] = (sum(counts) - self.stepped[at] + polls, polls, self.wakes[at])
+        return found
 
 
 class Refused(Exception):
@@ -208,13 +231,15 @@ async def a_span(worker: Worker) -> None:
     at, name = worker.next()
     async with span(name, user=at):
         await asyncio.sleep(0)
-    worker.tally.add(at, "completed")
+    worker.tally.add(at, "completed", BARE)
 
 
 async def driven(worker: Worker) -> None:
     at, name = worker.next()
     await instrument(one_step(), name=name)
-    worker.tally.add(at, "completed")
+    worker.tally.add(at, "completed", 2, 1)
+    await instrument(one_step(), name=STEPPED)
+    worker.tally.add(len(worker.tally.names) - 1, "completed", 2, 1)
 
 
 async def cancelled(worker: Worker) -> None:
@@ -222,13 +247,13 @@ async def cancelled(worker: Worker) -> None:
     task = asyncio.create_task(instrument(forever(), name=name))
     await asyncio.sleep(0)
     await _cancel(task)
-    worker.tally.add(at, "cancelled")
+    worker.tally.add(at, "cancelled", 2, 1)
 
 
 async def cancelled_before_its_first_step(worker: Worker) -> None:
     at, name = worker.next()
     await _cancel(asyncio.create_task(instrument(forever(), name=name)))
-    worker.tally.add(at, "cancelled")
+    worker.tally.add(at, "cancelled", 1, 0)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:
@@ -249,8 +274,8 @@ async def timed_out(worker: Worker) -> None:
                 with span(inner, value=Hostile()):
                     await forever()
     except TimeoutError:
-        worker.tally.add(at, "failed")
-        worker.tally.add(inner_at, "cancelled")
+        worker.tally.add(at, "failed", BARE)
+        worker.tally.add(inner_at, "cancelled", BARE)
 
 
 async def group(worker: Worker) -> None:
@@ -263,9 +288,9 @@ async def group(worker: Worker) -> None:
                 tasks.create_task(instrument(refuse(), name=failing))
                 tasks.create_task(instrument(forever(), name=other))
     except* Refused:
-        worker.tally.add(at, "failed")
-        worker.tally.add(failing_at, "failed")
-        worker.tally.add(other_at, "cancelled")
+        worker.tally.add(at, "failed", BARE)
+        worker.tally.add(failing_at, "failed", 2, 1)
+        worker.tally.add(other_at, "cancelled", 2, 1)
 
 
 async def at_once(worker: Worker) -> None:
@@ -273,7 +298,7 @@ async def at_once(worker: Worker) -> None:
     tasks = [asyncio.create_task(instrument(one_step(), name=name)) for _, name in given]
     await asyncio.gather(*tasks)
     for at, _ in given:
-        worker.tally.add(at, "completed")
+        worker.tally.add(at, "completed", 2, 1)
 
 
 async def in_a_pool(worker: Worker) -> None:
@@ -283,7 +308,7 @@ async def in_a_pool(worker: Worker) -> None:
 async def filed_step(worker: Worker) -> None:
     at, name = worker.next()
     await instrument(one_step(), name=name, logger=FILED)
-    worker.tally.add(at, "completed")
+    worker.tally.add(at, "completed", 2, 1)
 
 
 async def synchronous(worker: Worker) -> None:
@@ -294,9 +319,9 @@ async def synchronous(worker: Worker) -> None:
 async def installed(worker: Worker) -> None:
     """Only under `install()`."""
     await asyncio.create_task(installed_job())
-    worker.tally.add(len(worker.tally.names) - 1, "completed")
+    worker.tally.add(len(worker.tally.names) - 2, "completed", 2, 1)
     await _cancel(asyncio.create_task(installed_job()))
-    worker.tally.add(len(worker.tally.names) - 1, "cancelled")
+    worker.tally.add(len(worker.tally.names) - 2, "cancelled", 1, 0)
 
 
 ASYNC: tuple[tuple[Callable[[Worker], Awaitable[None]], int], ...] = (
