@@ -149,7 +149,9 @@ def test_an_example_runs_and_prints_what_is_shown(block: Block, tmp_path: Path) 
     done = run(["example.py"], tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     shown = block.output or ""
-    if not re.fullmatch(re.escape(shown).replace(r"\.\.\.", ".*?"), done.stdout):
+    # On a machine that is busy, what took no time takes some.
+    pattern = re.escape(shown).replace(r"\.\.\.", ".*?").replace(r"0\.0\ s", r"\d\.\d\ s")
+    if not re.fullmatch(pattern, done.stdout):
         assert done.stdout == shown
 
 
