@@ -8,6 +8,9 @@ Python makes a frame's object when it is first asked for. Before 3.12, that may 
 which the thread whose frame it is may go on and return: the object is then made of memory that something else is in by
 then, or what is in there is taken for one. So the collector is off meanwhile, and all of it is done in C, where no
 other thread, which would find it off, has its turn.
+
+A frame holds its variables, and one that can be reached from a variable of its own is only freed by the collector, with
+all that it holds. So no frame of this package is among those of the thread that asks.
 """
 
 from __future__ import annotations
@@ -15,34 +18,52 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+from _thread import get_ident
 from collections.abc import Callable
 from functools import partial
 from itertools import accumulate, dropwhile, repeat, takewhile
 from operator import call, eq, is_not
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-__all__ = ["current_frames", "frame_of", "locals_of", "outwards", "thread_idents"]
+__all__ = ["current_frames", "frame_of", "is_ours", "locals_of", "outwards", "stack_of", "thread_idents"]
 
 _COLLECTS_ANYWHERE: Final = sys.version_info < (3, 12)
+_OURS: Final = str(Path(__file__).resolve().parent)
 _is_something: Final = partial(is_not, None)
 
 
 def current_frames() -> dict[int, FrameType]:
-    """The innermost frame of each thread, by its id; {} where that cannot be asked safely."""
+    """The innermost frame of each other thread, by its id; {} where that cannot be asked safely."""
     if _COLLECTS_ANYWHERE:
-        found: dict[int, FrameType] = _in_one_go(sys._current_frames)
-        return found
-    if _MODULE not in sys.modules:
-        return sys._current_frames()
-    if sys.version_info < (3, 13):
+        found: Any = _in_one_go(sys._current_frames)
+    elif _MODULE not in sys.modules:
+        found = sys._current_frames()
+    elif sys.version_info < (3, 13):
         # Asking which ones there are is no better: that makes ids, and an interpreter ends with the last of its own.
         return {}
-    # Both in one go, in C: between two calls from Python another thread might make an interpreter. What is not dropped
-    # is the first answer where it is not the expected one, and else the second.
-    asked = (sys.modules[_MODULE].list_all, sys._current_frames)
-    answer: Any = next(dropwhile(_is_main_alone, map(call, asked)))
-    return answer if type(answer) is dict else {}
+    else:
+        # Both in one go, in C: between two calls from Python another thread might make an interpreter. What is not
+        # dropped is the first answer where it is not the expected one, and else the second.
+        found = next(dropwhile(_is_main_alone, map(call, (sys.modules[_MODULE].list_all, sys._current_frames))))
+        if type(found) is not dict:
+            return {}
+    found.pop(get_ident(), None)
+    frames: dict[int, FrameType] = found
+    return frames
+
+
+def stack_of(ident: int) -> list[FrameType]:
+    """The frames of a thread, innermost first; of this one from what called this package."""
+    if ident == get_ident():
+        return list(dropwhile(is_ours, outwards(sys._getframe(1))))
+    return outwards(current_frames().get(ident))
+
+
+def is_ours(frame: FrameType) -> bool:
+    """Whether a frame is of this package, and so nothing that the application has to know of."""
+    return frame.f_code.co_filename.startswith(_OURS)
 
 
 def outwards(frame: FrameType | None) -> list[FrameType]:
@@ -87,5 +108,5 @@ _is_main_alone: Final = partial(eq, [(0, 1)])
 
 def thread_idents() -> list[int]:
     """The ids of all threads that are known."""
-    frames = current_frames()
-    return list(frames) if frames else [thread.ident for thread in threading.enumerate() if thread.ident is not None]
+    others = list(current_frames()) or [thread.ident for thread in threading.enumerate() if thread.ident is not None]
+    return list({*others, get_ident()})

@@ -4,33 +4,47 @@ import gc
 import subprocess
 import sys
 import threading
+import weakref
 
 import pytest
 
 from asyncinspect_logging import stacks
+from asyncinspect_logging.detect import chains, threads
 
 _NAME = "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters"
 several = pytest.mark.skipif(sys.version_info < (3, 12), reason="all interpreters share one GIL")
 
 
 def test_frames_of_this_thread():
-    assert sys._getframe() in stacks.outwards(stacks.current_frames()[threading.get_ident()])
+    ident = threading.get_ident()
+    assert stacks.stack_of(ident)[0] is sys._getframe()
+    assert ident not in stacks.current_frames()
     assert threading.get_ident() in stacks.thread_idents()
 
 
+@pytest.fixture
+def other_thread():
+    go = threading.Event()
+    thread = threading.Thread(target=go.wait)
+    thread.start()
+    yield thread.ident
+    go.set()
+    thread.join()
+
+
 @several
-def test_nothing_is_asked_while_there_are_other_interpreters():
+def test_nothing_is_asked_while_there_are_other_interpreters(other_thread):
     interpreters = pytest.importorskip(_NAME)
     other = interpreters.create()
     try:
         assert stacks.current_frames() == {}
-        assert threading.get_ident() in stacks.thread_idents()
+        assert {threading.get_ident(), other_thread} <= {*stacks.thread_idents()}
     finally:
         interpreters.destroy(other)
         # On 3.12 it is enough that there may have been one.
-        assert bool(stacks.current_frames()) == (sys.version_info >= (3, 13))
+        assert (other_thread in stacks.current_frames()) == (sys.version_info >= (3, 13))
         del sys.modules[_NAME]
-    assert stacks.current_frames()
+    assert other_thread in stacks.current_frames()
 
 
 _STRESS = f"""
@@ -69,6 +83,7 @@ print("alive")
 @pytest.mark.slow
 def test_process_survives_looks_while_other_interpreters_run():
     pytest.importorskip(_NAME)
+    del sys.modules[_NAME]
     done = subprocess.run([sys.executable, "-c", _STRESS], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "alive\n"
@@ -155,3 +170,45 @@ def test_the_collector_is_left_as_it_was(on):
     assert stacks.frame_of(coroutine, "cr_frame") is None
     assert stacks.frame_of(object(), "gi_frame") is None
     assert stacks.outwards(None) == []
+
+
+class Held:
+    """Something that a variable of a thread holds."""
+
+
+def test_no_frame_is_kept_alive():
+    """What a thread had, goes when it is done with it, and not with the next collection: also while others look."""
+    there, go, kept = threading.Event(), threading.Event(), []
+
+    def work():
+        held = Held()
+        kept.append(weakref.ref(held))
+        there.set()
+        go.wait()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    there.wait()
+    gc.collect()
+    gc.disable()
+    try:
+        ident = thread.ident or 0
+        assert stacks.stack_of(ident)
+        assert ident in stacks.thread_idents()
+        assert chains.thread_frames(ident)
+        assert chains.thread_frames(threading.get_ident())
+        assert chains.running_frames(sys._getframe())[0] is sys._getframe()
+        assert chains.running_frames(chains.thread_frames(ident)[0])
+        threads.Threads().look(list)
+        go.set()
+        thread.join()
+        assert kept[0]() is None
+        gc.collect()
+        for _ in range(3):
+            stacks.current_frames()
+            chains.running_frames(sys._getframe())
+            chains.thread_frames(threading.get_ident())
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+        go.set()

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Sequence
 from inspect import CO_COROUTINE
 from itertools import takewhile
-from pathlib import Path
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
@@ -22,7 +21,7 @@ from ..driver import qualname_of
 from ..routing import DEFAULT_POLICY, Clock
 from ..snapshot import Finding
 from ..spans import Span
-from ..stacks import current_frames, outwards
+from ..stacks import is_ours, stack_of
 from ..steps import stepping
 from .findings import tell
 from .loop import HANDLE_RUN, Heart, collections, hearts
@@ -34,7 +33,6 @@ BLOCKED: Final = "blocked_loop"
 _BEAT: Final = 0.1
 #: Frames told, the innermost.
 _MOST_FRAMES: Final = 20
-_OURS: Final = str(Path(__file__).resolve().parent.parent)
 #: Of garbage collection, in ns.
 _WORTH_TELLING: Final = 1_000_000
 _DEBUGGERS: Final = ("bdb", "pydevd")
@@ -194,7 +192,7 @@ def _stack(heart: Heart) -> list[str] | None:
     """The frames of the loop's callback, innermost last, without ours: "file:line function". None if it waits in its
     selector, or is held by a debugger: then it is not blocked.
     """
-    all_frames = outwards(current_frames().get(_thread(heart)))
+    all_frames = stack_of(_thread(heart))
     if any(frame.f_globals.get("__name__") in _DEBUGGERS for frame in all_frames):
         return None
     frames = list(takewhile(lambda frame: frame.f_code is not HANDLE_RUN, all_frames))
@@ -207,7 +205,7 @@ def _stack(heart: Heart) -> list[str] | None:
             # Not known before its first beat; what is below a task is below its coroutine.
             outermost = max((i for i, f in enumerate(frames) if f.f_code.co_flags & CO_COROUTINE), default=len(frames))
             del frames[outermost + 1 :]
-    told = [frame for frame in frames if not frame.f_code.co_filename.startswith(_OURS)]
+    told = [frame for frame in frames if not is_ours(frame)]
     return [
         f"{frame.f_code.co_filename}:{frame.f_lineno or 0} {frame.f_code.co_qualname}"
         for frame in reversed(told[:_MOST_FRAMES])

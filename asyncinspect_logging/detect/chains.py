@@ -11,8 +11,8 @@ import asyncio
 import gc
 import inspect
 import sys
+from _thread import get_ident
 from collections.abc import Iterable
-from pathlib import Path
 from types import (
     AsyncGeneratorType,
     CoroutineType,
@@ -27,7 +27,7 @@ from typing import Any, Final, NamedTuple
 from .. import driver
 from ..driven import DrivenSpan
 from ..driver import Driver
-from ..stacks import current_frames, frame_of, locals_of, outwards
+from ..stacks import current_frames, frame_of, is_ours, locals_of, outwards, stack_of
 
 __all__ = [
     "Chain",
@@ -36,7 +36,6 @@ __all__ = [
     "is_driver",
     "is_future",
     "is_of_application",
-    "is_ours",
     "local",
     "running_frames",
     "texts_of",
@@ -44,7 +43,6 @@ __all__ = [
     "walk",
 ]
 
-_OURS: Final = str(Path(__file__).resolve().parent.parent)
 _DRIVE: Final = driver._drive.__code__
 _MAX_LINKS: Final = 1000
 #: Attributes of the kinds that have a frame: it, what it awaits, whether it runs now, whether it is suspended. (An
@@ -194,11 +192,6 @@ def enclosed(function: FunctionType, name: str) -> Any:
         return None
 
 
-def is_ours(frame: FrameType) -> bool:
-    """Whether a frame is of this package, and so nothing that the application has to know of."""
-    return frame.f_code.co_filename.startswith(_OURS)
-
-
 def is_driver(frame: FrameType) -> bool:
     """Whether a frame is that of a driver, which steps what is further in."""
     return frame.f_code is _DRIVE
@@ -221,16 +214,14 @@ def texts_of(frames: Iterable[tuple[FrameType, str, str]]) -> tuple[str, ...]:
 
 def running_frames(frame: FrameType) -> list[FrameType]:
     """The stack of the thread that runs `frame`, from that inwards, or nothing where no thread does."""
-    for innermost in current_frames().values():
-        found = outwards(innermost)
-        if frame in found:
-            return found[found.index(frame) :: -1]
-    return []
+    others = map(outwards, current_frames().values())
+    found = next((stack for stack in (stack_of(get_ident()), *others) if frame in stack), [])
+    return found[found.index(frame) :: -1] if found else []
 
 
 def thread_frames(ident: int) -> list[FrameType]:
     """What a thread runs, outermost first: the frames of the application, or all where there is none of those."""
-    found = outwards(current_frames().get(ident))[::-1]
+    found = stack_of(ident)[::-1]
     return [frame for frame in found if is_of_application(frame)] or found
 
 

@@ -21,8 +21,9 @@ from ..driven import DrivenSpan
 from ..driver import Driver
 from ..opened import open_of
 from ..spans import Span
+from ..stacks import is_ours
 from ..wakes import driven_by_hand
-from .chains import Chain, Link, enclosed, is_future, is_ours, local, walk
+from .chains import Chain, Link, enclosed, is_future, local, walk
 
 __all__ = [
     "NOTHING",

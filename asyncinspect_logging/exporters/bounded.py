@@ -9,7 +9,7 @@ from contextvars import Context
 from typing import Final
 
 from ..diagnostics import warn_once
-from ..stacks import current_frames, outwards
+from ..stacks import stack_of
 from .scrape import Overdue, Pages
 
 __all__ = ["Bounded"]
@@ -110,7 +110,7 @@ class Bounded:
             free.release()
 
     def _tell(self, making: _Making) -> None:
-        frames = outwards(current_frames().get(making.thread.ident or 0))[:_FRAMES]
+        frames = stack_of(making.thread.ident or 0)[:_FRAMES]
         where = [f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_qualname}" for frame in frames]
         message = "a page of metrics takes longer than %g s, so scrapes are answered with 503; it is at %s"
         warn_once("metrics page overdue", "", message, self.limit, " < ".join(where) or "its end")
