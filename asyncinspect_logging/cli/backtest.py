@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -86,28 +88,37 @@ def backtest(
         ctx.exit(FAILED)
 
 
+class _Ended(SystemExit):
+    code: int
+
+
 @contextmanager
 def _ended() -> Iterator[None]:
     """What is stopped from outside takes its folder and its Prometheus along, as with Ctrl-C."""
 
-    ends: list[SystemExit] = []
-
     def end(number: int, frame: FrameType | None) -> None:
         # Like KeyboardInterrupt, this is no Exception, which what reads logs might take for a broken line.
-        ends.append(SystemExit(128 + number))
-        raise ends[0]
+        raise _Ended(128 + number)
+
+    def lost(told: Any) -> None:
+        # In a finaliser or a weak reference's callback, where Python drops what is raised and goes on: the signal comes
+        # again, a moment later.
+        if isinstance(told.exc_value, _Ended):
+            main, number = threading.main_thread().ident, told.exc_value.code - 128
+            threading.Timer(0.01, signal.pthread_kill, (main, number)).start()
+        else:
+            hook(told)
 
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     # One that is ignored, as by nohup, stays so.
     before = {number: signal.signal(number, end) for number in numbers if signal.getsignal(number) == signal.SIG_DFL}
+    hook, sys.unraisablehook = sys.unraisablehook, lost
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
-    if ends:
-        # What a signal raises within a finaliser or a callback of the garbage collector, Python prints and drops.
-        raise ends[0]
 
 
 def _show(found: Result, fired: list[Episode]) -> None:

@@ -199,7 +199,7 @@ def test_with_the_rules_of_ours(folder: Path, tmp_path: Path) -> None:
     found = machine(tmp_path / "ours.yml", folder / "service.jsonl")
     assert found["job"] == "shop"
     assert sum(found["alerts"].values()) == 0
-    assert len(found["alerts"]) == 11
+    assert len(found["alerts"]) == rules.count("alert: ")
     assert len(found["recorded"]) == 5
     assert any("TargetDown reads up" in note for note in found["notes"])
     assert any("async_inspect_event_loop_lag_seconds_bucket" in note for note in found["notes"])
@@ -311,12 +311,7 @@ def test_nothing_is_left_behind_when_it_is_stopped(
                 assert process.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
-            # As whoever stops it would do: an exception out of a signal's handler is ignored in a finaliser.
-            while process.poll() is None:
-                process.send_signal(number)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout=5)
-                assert time.monotonic() < deadline
+            process.send_signal(number)
             _, errors = process.communicate(timeout=60)
         finally:
             process.kill()
