@@ -509,7 +509,8 @@ def test_other_texts_of_a_log_that_somebody_else_wrote(tmp_path: Path) -> None:
 def test_the_command_line(leaked: tuple[Inspector, Path], arguments: list[str]) -> None:
     """Whatever a command prints of a log, and of findings in it."""
     _, log = leaked
-    result = CliRunner().invoke(commands, [arguments[0], str(log), *arguments[1:]])
+    # So wide that nothing is cut off.
+    result = CliRunner(env={"COLUMNS": "1000"}).invoke(commands, [arguments[0], str(log), *arguments[1:]])
     assert result.exit_code in (0, 1), result.output
     check(result.output, redacts=False)
     assert "query" in result.output or arguments[0] == "check"
