@@ -29,6 +29,8 @@ class _Lines(logging.FileHandler):
         self._pattern = os.fspath(filename)
         self._pid = process.pid
         self._writing = False
+        # Device, inode and size of the file that was last seen to end in the middle of a line.
+        self._cut: tuple[int, int, int] | None = None
         super().__init__(self._path(), encoding="utf-8", delay=True, **options)
 
     def _path(self) -> str:
@@ -94,28 +96,34 @@ class _Lines(logging.FileHandler):
     def _open(self) -> io.TextIOWrapper:
         stream = super()._open()
         try:
-            if _was_cut(self.baseFilename):
+            if self._was_cut():
                 # By the end of a process: what comes now must not be lost with the rest of that line.
                 os.write(stream.fileno(), b"\n")
         except OSError:
             pass
         return stream
 
-
-def _was_cut(path: str) -> bool:
-    """Whether a file ends in the middle of a line, and nobody is writing the rest of it."""
-    if not os.path.isfile(path):
-        return False
-    with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        if not size:
+    def _was_cut(self) -> bool:
+        """Whether the file ends in the middle of a line, and nobody is writing the rest of it."""
+        if not os.path.isfile(self.baseFilename):
             return False
-        file.seek(size - 1)
-        if file.read(1) == b"\n":
-            return False
-        # A write of another process can be seen while it goes on. The longest line takes less than this.
-        time.sleep(_A_WRITE)
-        return file.seek(0, os.SEEK_END) == size
+        with open(self.baseFilename, "rb") as file:
+            there = os.fstat(file.fileno())
+            size = there.st_size
+            if not size:
+                return False
+            file.seek(size - 1)
+            if file.read(1) == b"\n":
+                return False
+            cut = there.st_dev, there.st_ino, size
+            if cut != self._cut:
+                # A write of another process can be seen while it goes on. The longest line takes less than this. It is
+                # waited for once: while the disk is full, the file is opened for each record, and ends as it did.
+                time.sleep(_A_WRITE)
+                if file.seek(0, os.SEEK_END) != size:
+                    return False
+                self._cut = cut
+            return True
 
 
 class LineHandler(_Lines, WatchedFileHandler):

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from asyncinspect_logging import line_handlers
 from asyncinspect_logging.line_handlers import LineHandler, SizedLineHandler, TimedLineHandler
 
 ROOM = 20_000
@@ -69,6 +70,25 @@ def test_full_disk(handler, tmp_path):
     found = lines(tmp_path / "log")
     assert found[-1]["n"] == 9
     assert 310 - len(handler.told) <= len(found) < 310
+
+
+def test_a_full_disk_holds_nobody_up(handler, tmp_path, monkeypatch):
+    """Whether somebody is in the middle of a line is waited for once, and not with each record that finds no room."""
+    waited = []
+    monkeypatch.setattr(line_handlers.time, "sleep", waited.append)
+    # By a dictConfig, while somebody still has it: each record opens the file anew.
+    handler.close()
+    with full_disk():
+        log(handler, 300)
+        assert len(handler.told) > 50
+    assert (tmp_path / "log").read_bytes()[-1:] != b"\n"
+    assert len(waited) == 1
+    # Another line that was cut, of somebody else.
+    with (tmp_path / "log").open("ab") as file:
+        file.write(b"cut")
+    log(handler, 1)
+    assert len(waited) == 2
+    assert json.loads((tmp_path / "log").read_bytes().splitlines()[-1]) == {"n": 0, "text": "x" * 90}
 
 
 def test_log_is_removed_from_a_full_disk(tmp_path):
