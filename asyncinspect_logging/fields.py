@@ -347,11 +347,15 @@ class FieldPolicy:
         return hidden
 
     def name(self, name: str, limit: int = 0) -> str:
-        """`hide(name)`, and sooner where it came before: the name of a span, a task, a place. `limit`: see `text`."""
+        """`hide(name)`, and sooner where it came before: the name of a span. `limit`: see `text`; for names of which
+        there are ever more, such as a task's or a link.
+        """
         if name in self.clean and (not limit or len(name) <= limit):
             return name
         if len(name) <= self._long and name.replace("-", "").isalnum():
-            return name  # Task-17
+            if not limit:
+                self._remember(name)
+            return name
         if limit:
             return self.text(name, limit)
         hidden = self.hide(name)

@@ -714,7 +714,9 @@ def _link_ids(links: Iterable[Span | str]) -> tuple[str, ...]:
     try:
         given = (links,) if isinstance(links, Span | str) else tuple(links or ())
         return tuple(
-            SpanId(link.id, link.trace_id) if isinstance(link, Span) else DEFAULT_POLICY.name(str(link))
+            SpanId(link.id, link.trace_id)
+            if isinstance(link, Span)
+            else DEFAULT_POLICY.name(str(link), DEFAULT_POLICY.max_length)
             for link in given
         )
     except Exception as error:

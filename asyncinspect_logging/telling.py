@@ -92,7 +92,7 @@ def _links(value: object, policy: FieldPolicy) -> tuple[str, ...] | None:
     if type(value) not in (list, tuple):
         return None
     links: Any = value
-    return tuple(policy.name(text_of(link, 64)) for link in islice(links, _MAX_LINKS))
+    return tuple(policy.name(text_of(link, 64), 64) for link in islice(links, _MAX_LINKS))
 
 
 def read_error(value: object, policy: FieldPolicy) -> dict[str, Any] | None:
