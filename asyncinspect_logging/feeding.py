@@ -9,7 +9,7 @@ from typing import Any, Final
 from . import stamping
 from .routing import accepts_spans
 
-__all__ = ["is_fed"]
+__all__ = ["feeds", "is_fed", "loggers"]
 
 #: Seconds for which a dictConfig that is under way is waited for.
 _PATIENCE: Final = 1.0
@@ -39,22 +39,29 @@ def is_fed(inspectors: Sequence[Any]) -> bool:
         lock.release()
 
 
-def _is_fed_now(inspectors: Sequence[Any]) -> bool:
-    def feeds(front_end: Any) -> bool:
-        return any(getattr(front_end, "inspector", None) is one for one in inspectors)
+def feeds(front_end: Any, inspectors: Sequence[Any]) -> bool:
+    """Whether a handler or processor is one of these inspectors'."""
+    return any(getattr(front_end, "inspector", None) is one for one in inspectors)
 
-    handler: Any
+
+def loggers() -> list[logging.Logger]:
+    """All there are, the root first."""
     known = list(logging.Logger.manager.loggerDict.values())
-    for logger in (logging.root, *known):
-        if isinstance(logger, logging.Logger) and not logger.disabled:
+    return [logging.root, *(logger for logger in known if isinstance(logger, logging.Logger))]
+
+
+def _is_fed_now(inspectors: Sequence[Any]) -> bool:
+    handler: Any
+    for logger in loggers():
+        if not logger.disabled:
             for handler in logger.handlers:
-                if feeds(handler):
+                if feeds(handler, inspectors):
                     handler.was_on_logger = True
                     return True
                 if accepts_spans(handler) and not hasattr(handler, "inspector"):
                     # The handler of a queue, or somebody's own: who is behind it cannot be seen.
                     return True
     # Processors; and handlers that have never been on a logger, and so are behind a queue, of other processes perhaps.
-    if any(feeds(user) and not getattr(user, "was_on_logger", False) for user in stamping.users()):
+    if any(feeds(user, inspectors) and not getattr(user, "was_on_logger", False) for user in stamping.users()):
         return True
     return any(one.is_given for one in inspectors)

@@ -201,7 +201,7 @@ def _shown_anyway(name: str, value: object) -> bool:
     if cls in _PLAIN:
         return True
     if cls is int:
-        if -_PASSES < value < _PASSES and _is_pass(name):  # type: ignore[operator]
+        if -_PASSES < value < _PASSES and _is_pass(name):  # type: ignore[operator] # an int
             return True
         return -_BIGGEST < value < _BIGGEST and _is_counted(name)  # type: ignore[operator]
     return cls is float and value - value == 0 and _is_counted(name)  # type: ignore[operator]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import stamping
+from .feeding import feeds, loggers
 from .routing import accepts_spans, route_of
 from .spans import LOGGER
 
@@ -24,13 +25,13 @@ def why_unheard(inspectors: Sequence[Any]) -> str:
     queue, there is no reason before a span was told to nobody.
     """
 
-    def feeds(front_end: Any) -> bool:
-        return any(getattr(front_end, "inspector", None) is one for one in inspectors)
+    def is_theirs(front_end: Any) -> bool:
+        return feeds(front_end, inspectors)
 
     hearing = [handler for handler in _path(LOGGER) if accepts_spans(handler)]
-    if any(feeds(handler) or not hasattr(handler, "inspector") for handler in hearing):
+    if any(is_theirs(handler) or not hasattr(handler, "inspector") for handler in hearing):
         return ""
-    with_ours = [logger for logger in _loggers() if any(map(feeds, logger.handlers))]
+    with_ours = [logger for logger in loggers() if any(map(is_theirs, logger.handlers))]
     if LOGGER in with_ours:
         return "the logger 'asyncinspect' is disabled; write \"disable_existing_loggers\": False in the dictConfig"
     if LOGGER.root in with_ours:
@@ -38,7 +39,7 @@ def why_unheard(inspectors: Sequence[Any]) -> str:
             "the handler is on the root logger, and the logger 'asyncinspect' does not propagate to it; set its "
             "propagate to True, or put the handler on 'asyncinspect' itself"
         )
-    feeding = [user for user in stamping.users() if feeds(user)]
+    feeding = [user for user in stamping.users() if is_theirs(user)]
     if with_ours or feeding:
         return _of_others(with_ours, feeding) if route_of(LOGGER).asked else ""
     if hearing:
@@ -56,10 +57,10 @@ def why_unheard(inspectors: Sequence[Any]) -> str:
     return f"no AsyncInspectHandler is in the logging config; write {_QUICKSTART}{processor}"
 
 
-def _of_others(loggers: list[logging.Logger], feeding: list[Any]) -> str:
+def _of_others(with_ours: list[logging.Logger], feeding: list[Any]) -> str:
     """Why those who feed the inspectors by another way heard nothing of a span that named no logger."""
-    if loggers:
-        name = loggers[0].name
+    if with_ours:
+        name = with_ours[0].name
         return (
             f"the AsyncInspectHandler is on the logger {name!r}, and hears of spans with "
             f"logger=logging.getLogger({name!r}) alone; put it on the root logger"
@@ -84,8 +85,3 @@ def _path(logger: logging.Logger) -> list[logging.Handler]:
             found += node.handlers
         node = node.parent if node.propagate else None
     return found
-
-
-def _loggers() -> list[logging.Logger]:
-    known = list(logging.Logger.manager.loggerDict.values())
-    return [logging.getLogger(), *(logger for logger in known if isinstance(logger, logging.Logger))]

@@ -213,7 +213,7 @@ def _stack(heart: Heart) -> list[str] | None:
 
 
 def _runs_a_loop(frames: Sequence[FrameType]) -> bool:
-    run_once = asyncio.BaseEventLoop._run_once.__code__  # type: ignore[attr-defined]
+    run_once = asyncio.BaseEventLoop._run_once.__code__  # type: ignore[attr-defined] # private
     return any(frame.f_code is run_once for frame in frames)
 
 

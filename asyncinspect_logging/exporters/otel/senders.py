@@ -74,7 +74,7 @@ def sender_of(wire: Wire) -> Sender:
 class GrpcSender:
     def __init__(self, wire: Wire) -> None:
         # Here, and not in the thread that exports: see `HttpSender`.
-        import grpc  # noqa: F401
+        import grpc  # noqa: F401 whether it is there
 
         self._wire = wire
         self._channel: grpc.Channel | None = None
@@ -146,7 +146,7 @@ class HttpSender:
     def __init__(self, wire: Wire) -> None:
         # Not in the thread that exports: two that import it at once may see half of it, since its modules import each
         # other; and in a child that is forked meanwhile it could never be imported.
-        import requests  # noqa: F401
+        import requests  # noqa: F401 whether it is there
 
         self._wire = wire
         # What follows it may be a secret.
