@@ -46,17 +46,13 @@ def _receiver() -> Iterator[Any]:
 @pytest.fixture
 def receiver(_receiver: Any) -> Any:
     """Of the whole module, and empty."""
-    for kept in (_receiver.requests, _receiver.metric_requests, _receiver.headers, _receiver.sizes, _receiver.answers):
-        kept.clear()
-    _receiver.rejected, _receiver.most_spans = 0, 10**9
+    _receiver.empty()
     return _receiver
 
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith("OTEL_"):
-            monkeypatch.delenv(name)
+    otlp.without_variables(monkeypatch)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
 import shutil
 import socket
@@ -85,16 +84,13 @@ def _receiver() -> Iterator[Any]:
 @pytest.fixture
 def receiver(_receiver: Any) -> Any:
     """Of the whole module, and empty."""
-    for kept in (_receiver.requests, _receiver.headers, _receiver.sizes):
-        kept.clear()
+    _receiver.empty()
     return _receiver
 
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith("OTEL_"):
-            monkeypatch.delenv(name)
+    otlp.without_variables(monkeypatch)
 
 
 @pytest.fixture(params=["grpc", "http/protobuf"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import os
 import socket
 import ssl
 import threading
@@ -11,7 +12,7 @@ from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -24,6 +25,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+
+if TYPE_CHECKING:
+    import pytest
 
 _TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 _METRICS = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
@@ -50,6 +54,13 @@ def value_of(value: Any) -> Any:
 
 def attributes_of(message: Any) -> dict[str, Any]:
     return {pair.key: value_of(pair.value) for pair in message.attributes}
+
+
+def without_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the environment's OTEL_* away."""
+    for name in list(os.environ):
+        if name.startswith("OTEL_"):
+            monkeypatch.delenv(name)
 
 
 class Receiver:
@@ -92,6 +103,12 @@ class Receiver:
         self._http.hang_up()
         self._http.server_close()
         self._thread.join()
+
+    def empty(self) -> None:
+        """Forget what came, and what was to be answered."""
+        for kept in (self.requests, self.metric_requests, self.headers, self.metric_headers, self.sizes, self.answers):
+            kept.clear()
+        self.rejected, self.most_spans = 0, 10**9
 
     def take(self, body: bytes, headers: dict[str, str]) -> Refusal | None:
         request = ExportTraceServiceRequest.FromString(body)
