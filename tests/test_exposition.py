@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import tracemalloc
 from io import StringIO
 from itertools import pairwise
 
@@ -244,6 +245,25 @@ def test_remembered_text_follows_the_values():
     assert_same(renderer, snapshot(view("a", 3), view("b", 2)))
     assert_same(renderer, snapshot(view("b", 2)))
     assert b'name="a"' not in renderer.page(renderer.blocks(snapshot(view("b", 2))))
+
+
+def test_old_and_new_text_of_all_names_are_not_there_at_a_time():
+    """With ten thousand names the text of histograms is most of what a process holds."""
+    renderer = Renderer()
+    first, second = ([view(f"name {number}", seed) for number in range(200)] for seed in (1, 2))
+    remembered = sum(len(line) for lines in renderer.blocks(snapshot(*first)) for line in lines if "_bucket" in line)
+    tracemalloc.start()
+    try:
+        renderer = Renderer()
+        renderer.blocks(snapshot(*first))
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        renderer.blocks(snapshot(*second))
+        more = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert remembered > 1_000_000
+    assert more < remembered / 2
 
 
 def test_ten_pages_of_a_quiet_process_are_equal():

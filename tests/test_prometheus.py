@@ -9,6 +9,7 @@ import textwrap
 import threading
 import urllib.error
 import urllib.request
+import weakref
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
@@ -293,6 +294,14 @@ def test_interval_zero_makes_every_scrape_fresh(source, time):
         for expected in (5, 6, 7):
             source.spawned = expected
             assert job_total(fetch(server.url)) == expected
+
+
+@pytest.mark.parametrize(("interval", "kept"), [(0, False), (60, True)])
+def test_a_page_is_kept_only_where_it_may_be_served_again(source, interval, kept):
+    """With thousands of names it is as large as all that they count."""
+    with PrometheusExporter(source, update_interval=interval) as exporter:
+        page = weakref.ref(exporter._pages.refresh())
+        assert (page() is not None) == kept
 
 
 def test_gather_and_update_are_always_fresh(exporter, source, time):

@@ -123,8 +123,10 @@ class _Form:
         blocks: list[str] = []
         last, self._last = self._last, {}
         for labels, histogram in rows:
-            entry = last.get(labels)
+            entry = last.pop(labels, None)
             if entry is None or entry[0] != histogram:
+                # First the old text goes: else all of them, old and new, would be there at a time.
+                entry = None
                 entry = (histogram, self._histogram(labels, histogram, escaped))
             self._last[labels] = entry
             blocks.append(entry[1])

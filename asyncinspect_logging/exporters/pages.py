@@ -191,7 +191,8 @@ class PageMaker:
             except BaseException:
                 self._page = None
                 raise
-            self._page = new
+            # A page that is never served again is not kept: with thousands of names it is as large as all they count.
+            self._page = new if self._life else None
             return new
 
     def serve(self, *, openmetrics: bool, compress: bool, names: Sequence[str]) -> bytes:
@@ -217,9 +218,13 @@ class PageMaker:
             self._why_empty = None
             warn_once("empty page", str(self._serial), "a page of metrics without any span was asked for: %s", why)
 
+    @property
+    def _life(self) -> float:
+        """Seconds for which a page may be served."""
+        return max(self.interval, 2 * self.updated_every)
+
     def _is_young(self, page: Page) -> bool:
-        limit = max(self.interval, 2 * self.updated_every)
-        return 0 <= clock.monotonic_ns() - page.at < limit * 1e9
+        return 0 <= clock.monotonic_ns() - page.at < self._life * 1e9
 
     def _collect(self, registry: Any, asked: str) -> list[Metric]:
         self._asked.for_ = asked

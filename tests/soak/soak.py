@@ -194,6 +194,8 @@ class Soak:
                     )
                 before = sums
                 self._largest_page = max(self._largest_page, len(page))
+                # Not to be held while it rests: it is as large as what the library keeps.
+                del page
             except Exception as error:
                 self.troubles.add(f"scrape failed: {error!r}")
             self._scrapes += 1
