@@ -11,7 +11,8 @@ from difflib import get_close_matches
 from typing import Any, Final
 
 from .errors import ConfigError
-from .fields import REDACT, FieldPolicy
+from .fields import FieldPolicy
+from .redaction import REDACT
 
 __all__ = ["SERVER_VARIABLES", "Config", "check_port", "parse_address"]
 

@@ -8,7 +8,7 @@ import pytest
 
 from asyncinspect_logging import Config
 from asyncinspect_logging.errors import ConfigError
-from asyncinspect_logging.fields import REDACT
+from asyncinspect_logging.redaction import REDACT
 
 
 def test_presets_have_the_figures_of_the_reference() -> None:

@@ -52,9 +52,10 @@ from asyncinspect_logging.exporters.opentelemetry import OtelExporter
 from asyncinspect_logging.exporters.prometheus import PrometheusExporter
 from asyncinspect_logging.exporters.push import push, write_textfile
 from asyncinspect_logging.exporters.statsd import StatsdExporter
-from asyncinspect_logging.fields import REDACT, REDACTED, FieldPolicy
+from asyncinspect_logging.fields import FieldPolicy
 from asyncinspect_logging.integrations.console import describe
 from asyncinspect_logging.json_logging import json_logging
+from asyncinspect_logging.redaction import REDACT, REDACTED
 from asyncinspect_logging.sidecar import Sidecar
 from asyncinspect_logging.socket_handler import AsyncInspectSocketHandler
 
@@ -286,7 +287,7 @@ def test_texts_do_not_fill_the_memory() -> None:
     assert not any("@c" in text and REDACTED not in text for text in policy.clean)
     for number in range(3):
         policy.hide(f"name{number}=1 password=2")
-    assert set(policy._secret) == {"text", "url"}
+    assert set(policy.redactor.known) == {"text", "url"}
 
 
 def test_names_beside_their_values() -> None:
