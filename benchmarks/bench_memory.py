@@ -1,10 +1,11 @@
-"""Memory of open spans and of driven tasks, as tracemalloc sees it."""
+"""Memory of open spans, of driven tasks and of names, as tracemalloc sees it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
 import gc
+import logging
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 from bench_spans import our_handler
 from measure import Floor, Scale
 
-from asyncinspect_logging import install, span
+from asyncinspect_logging import AsyncInspectHandler, Config, Inspector, install, span
+from asyncinspect_logging.exporters.prometheus import PrometheusExporter
 
 __all__ = ["bytes_each", "memory"]
 
@@ -57,8 +59,45 @@ async def _task_bytes(count: int, settle: Callable[[], object]) -> float:
     return grown / count
 
 
+def _name_bytes(count: int) -> tuple[float, float]:
+    """Bytes of each name of which a task has completed, and of each that is served on a page too."""
+    inspector = Inspector(Config(max_names=count + 2, max_tasks=100))
+    handler = AsyncInspectHandler(inspector)
+    logger = logging.getLogger("benchmark.names")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(handler)
+    with PrometheusExporter(inspector) as exporter:
+        app = exporter.wsgi_app()
+
+        def serve() -> None:
+            app({"REQUEST_METHOD": "GET"}, lambda *_: None)
+            gc.collect()
+
+        with span("first", logger=logger):
+            pass
+        serve()
+        inspector.settle()
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(count):
+            with span(f"name.{number}", logger=logger):
+                pass
+        inspector.settle()
+        gc.collect()
+        counted = tracemalloc.get_traced_memory()[0] - before
+        # The page that was made before is as old as the one second for which it may be served.
+        exporter.update()
+        serve()
+        served = tracemalloc.get_traced_memory()[0] - before
+        tracemalloc.stop()
+    logger.removeHandler(handler)
+    handler.close()
+    return counted / count, served / count
+
+
 def memory(scale: Scale) -> dict[str, float]:
-    """Bytes for each open span; for each driven, waiting task beyond what a bare one takes."""
+    """Bytes for each open span; for each driven, waiting task beyond what a bare one takes; and for each name."""
     bare = bytes_each(lambda: Floor("work").__enter__(), scale.open_spans)
 
     async def main(settle: Callable[[], object]) -> tuple[float, float]:
@@ -73,10 +112,13 @@ def memory(scale: Scale) -> dict[str, float]:
         )
     with our_handler() as inspector:
         plain, driven = asyncio.run(main(inspector.settle))
+    counted, served = _name_bytes(scale.open_spans)
     return {
         "memory": ours,
         "memory.fields": with_fields,
         "memory.bare": bare,
         "memory.task": driven - plain,
         "memory.task_bare": plain,
+        "memory.name": counted,
+        "memory.name_served": served,
     }

@@ -197,6 +197,8 @@ ROWS = (
     Row(
         "memory per driven task, beyond a bare task's", "memory.task", "B", peers=(("a bare task", "memory.task_bare"),)
     ),
+    Row("memory of a name, of 10,000", "memory.name", "B"),
+    Row("that, and of what is kept of the page when it was served", "memory.name_served", "B"),
     Row(
         "young garbage collections per 1,000 tasks under `install()`, against a bare run's",
         "gc",

@@ -38,6 +38,8 @@ LINES = {
         "memory per live span": "an open span",
         "the same with three fields (memory)": "the same with three fields",
         "memory per driven task": "a driven task, beyond a bare one's",
+        "memory of a name": "a name",
+        "that, and of what is kept of the page": "a name that is on a page which was served",
     },
 }
 #: The peers of a line: how the results' line begins, and how each peer is called there and on the page.
