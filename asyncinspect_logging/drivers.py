@@ -56,16 +56,42 @@ def instrument(
     in `skip`. Of an awaitable (a coroutine, a future, a task, anything with `__await__`) it makes a coroutine.
 
     name: default the qualified name of the coroutine. fields: more fields. logger: as of `span`.
-    Raises TypeError for what is neither a coroutine function nor an awaitable.
+    Raises TypeError for what is neither a coroutine function nor an awaitable, for a name in `skip` that the function
+    has no parameter of, and for options of the wrong type.
     """
+    skipped, more = check_options("instrument", name, skip, fields)
     if target is None:
-        return lambda function: _instrumented(function, name, frozenset(skip), dict(fields or {}), logger)
+        return lambda function: _instrumented(function, name, skipped, more, logger)
     if inspect.iscoroutinefunction(target) or isinstance(target, staticmethod | classmethod):
-        return _instrumented(target, name, frozenset(skip), dict(fields or {}), logger)
+        return _instrumented(target, name, skipped, more, logger)
     if isinstance(target, Driver):
         return target
     qualname = qualname_of(target)
-    return drive(target, DrivenSpan.make(name or qualname, qualname, _route_to(logger), dict(fields or {})))
+    return drive(target, DrivenSpan.make(name or qualname, qualname, _route_to(logger), more))
+
+
+def check_options(
+    of: str, name: object, skip: Iterable[str], fields: Mapping[str, Any] | None
+) -> tuple[frozenset[str], dict[str, Any]]:
+    """The names to `skip`, and `fields`, of a decorator called `of`. Raises TypeError for the wrong type of one."""
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"name={name!r} is no text; write @{of}(name='checkout')")
+    # One name by itself is not the letters that it is made of.
+    names = (skip,) if isinstance(skip, str) else tuple(skip) if isinstance(skip, Iterable) else (skip,)
+    if not all(isinstance(one, str) for one in names):
+        raise TypeError(f"skip={skip!r} are no names of parameters; write @{of}(skip={{'body'}})")
+    if fields is not None and not isinstance(fields, Mapping):
+        raise TypeError(f"fields={fields!r} is no mapping; write @{of}(fields={{'service': 'shop'}})")
+    return frozenset(names), dict(fields or {})
+
+
+def check_skipped(function: Any, skip: frozenset[str]) -> None:
+    """Raises TypeError where `function` takes no argument of a name in `skip`: what was meant would be shown."""
+    parameters = inspect.signature(function).parameters.values()
+    unknown = sorted(skip.difference(parameter.name for parameter in parameters))
+    if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        has = ", ".join(parameter.name for parameter in parameters) or "none"
+        raise TypeError(f"skip={unknown[0]!r}: {qualname_of(function)} has no parameter of that name; it has {has}")
 
 
 def _instrumented(function: Any, name: str | None, skip: frozenset[str], fields: dict[str, Any], logger: Any) -> Any:
@@ -78,7 +104,8 @@ def _instrumented(function: Any, name: str | None, skip: frozenset[str], fields:
         named = named.func
     qualname = qualname_of(named)
     span_name = name or qualname
-    arguments = _arguments_of(function, skip)
+    check_skipped(function, skip)
+    arguments = arguments_of(function, skip)
     route = _route_to(logger)
 
     @functools.wraps(function)
@@ -98,7 +125,7 @@ def _route_to(logger: Any) -> Any:
     return _route if logger is None else route_of(logger)
 
 
-def _arguments_of(function: Any, skip: frozenset[str]) -> Callable[[tuple[Any, ...], dict[str, Any]], dict[str, Any]]:
+def arguments_of(function: Any, skip: frozenset[str]) -> Callable[[tuple[Any, ...], dict[str, Any]], dict[str, Any]]:
     """From a call's arguments to the fields that they make. (`Signature.bind` would take longer than the span.)"""
     parameters = list(inspect.signature(function).parameters.values())
     kinds = inspect.Parameter

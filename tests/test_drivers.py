@@ -454,6 +454,49 @@ def test_arguments_become_fields(listen):
     assert fields == {"a": 1, "b": 2, "rest": [4, 5], "c": 3, "password": "[redacted]", "z": 7, "service": "shop"}
 
 
+def test_skip_by_one_name(listen):
+    """A name by itself is not the letters that it is made of."""
+    inspector = listen()
+
+    @instrument(name="work", skip="body")
+    async def work(body, more):
+        pass
+
+    asyncio.run(work(1, 2))
+    assert dict(view(inspector, "work").fields) == {"more": 2}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"skip": {"boddy"}}, r"skip='boddy': .*work has no parameter of that name; it has body, more"),
+        ({"skip": 3}, r"skip=3 are no names of parameters; write @instrument\(skip={'body'}\)"),
+        ({"skip": [3]}, r"skip=\[3\] are no names of parameters; write"),
+        ({"name": 3}, r"name=3 is no text; write @instrument\(name='checkout'\)"),
+        ({"fields": {"a"}}, r"fields={'a'} is no mapping; write @instrument\(fields={'service': 'shop'}\)"),
+    ],
+)
+def test_options_that_cannot_be_used(options, said):
+    """They are told of where the function is decorated, and not by what becomes of its calls."""
+
+    async def work(body, more):
+        pass
+
+    with pytest.raises(TypeError, match=said):
+        instrument(**options)(work)
+
+
+def test_what_may_come_by_any_name_may_be_skipped(listen):
+    inspector = listen()
+
+    @instrument(name="work", skip=iter(["body"]))
+    async def work(**more):
+        pass
+
+    asyncio.run(work(body=1, more=2))
+    assert dict(view(inspector, "work").fields) == {"more": 2}
+
+
 def test_instrumented_methods(listen):
     """Methods of all kinds can be instrumented, and neither `self` nor `cls` is a field."""
     inspector = listen()

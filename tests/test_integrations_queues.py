@@ -81,6 +81,21 @@ def test_bad_jobs() -> None:
     for bad in (7, type("C", (), {})):
         with pytest.raises(TypeError, match="@job is for functions"):
             job(bad)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"@job is for functions, not for 'send'; write @job\(name='send'\)"):
+        job("send")  # type: ignore[type-var]
+
+
+def test_bad_options_of_jobs() -> None:
+    """Those that `instrument` refuses; a function need not take arq's context."""
+
+    def work(body: int) -> int:
+        return body
+
+    with pytest.raises(TypeError, match=r"skip='boddy': .*work has no parameter of that name; it has body"):
+        job(skip={"boddy"})(work)
+    with pytest.raises(TypeError, match=r"fields=3 is no mapping; write @job"):
+        job(fields=3)  # type: ignore[call-overload]
+    assert job(work)(1) == job(skip="body")(work)(1) == 1
 
 
 @pytest.fixture(scope="session")

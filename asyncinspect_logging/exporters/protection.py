@@ -170,7 +170,9 @@ class Protection:
     def __init__(self, options: ServerOptions, environ: Mapping[str, str] | None = None) -> None:
         unknown = sorted(options.keys() - ServerOptions.__annotations__)
         if unknown:
-            raise TypeError(f"start_server() got an unexpected keyword argument {unknown[0]!r}")
+            takes = ", ".join(ServerOptions.__annotations__)
+            message = f"start_server() got an unexpected keyword argument {unknown[0]!r}; it takes an address, such as"
+            raise TypeError(f"{message} '127.0.0.1:9090' or a port, and {takes}")
         env = os.environ if environ is None else environ
         given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
         self._called = {key: key for key in given}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
 from ..driver import qualname_of
-from ..drivers import _arguments_of
+from ..drivers import arguments_of, check_options, check_skipped
 from ..routing import route_of
 from ..spans import INHERIT, LOGGER, current_span, span
 from .serving import KIND, ServedSpan, parent_of, serve
@@ -22,6 +22,8 @@ __all__ = ["KEY", "job", "trace_headers"]
 KEY: Final = "traceparent"
 #: What may come with it.
 _STATE: Final = "tracestate"
+#: The parameter in which arq hands over its context.
+_CONTEXT: Final = "ctx"
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -44,7 +46,7 @@ def job(
     /,
     *,
     name: str | None = None,
-    skip: Iterable[str] = ("ctx",),
+    skip: Iterable[str] = (_CONTEXT,),
     fields: Mapping[str, Any] | None = None,
     logger: Any = None,
 ) -> Any:
@@ -55,19 +57,22 @@ def job(
 
     name: default the qualified name of the function. skip: arguments that do not become fields; default the context
     that arq hands over. fields: more fields. logger: as of `span`.
-    Raises TypeError for what is no function.
+    Raises TypeError for what is no function, and for options that `instrument` raises it for.
     """
+    skipped, more = check_options("job", name, skip, fields)
     if function is None:
-        return functools.partial(job, name=name, skip=tuple(skip), fields=fields, logger=logger)
+        return functools.partial(job, name=name, skip=skipped, fields=more, logger=logger)
     if not callable(function) or inspect.isclass(function):
-        raise TypeError(f"@job is for functions, not for {function!r}")
+        fix = f"; write @job(name={function!r})" if isinstance(function, str) else ""
+        raise TypeError(f"@job is for functions, not for {function!r}{fix}")
     named: Any = function
     while isinstance(named, functools.partial):
         named = named.func
     span_name = name or qualname_of(named)
     takes = inspect.signature(function).parameters.keys()
-    arguments = _arguments_of(function, frozenset((*skip, KEY, _STATE)))
-    more = {KIND: "consumer", **(fields or {})}
+    check_skipped(function, skipped - {_CONTEXT})
+    arguments = arguments_of(function, skipped | {KEY, _STATE})
+    more = {KIND: "consumer", **more}
     route = route_of(LOGGER if logger is None else logger)
 
     def parent(kwargs: dict[str, Any]) -> Any:
