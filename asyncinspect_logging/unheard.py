@@ -1,22 +1,47 @@
-"""Why no span would reach an inspector: for whoever wonders at a page without any."""
+"""Why no span would reach an inspector: for whoever wonders at a page, or at an export, without any."""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from . import stamping
+from .diagnostics import warn_once
 from .feeding import feeds, loggers
 from .routing import accepts_spans, route_of
 from .spans import LOGGER
 
-__all__ = ["why_unheard"]
+__all__ = ["Unheard", "why_unheard"]
 
 _QUICKSTART = (
     '"handlers": {"inspect": {"class": "asyncinspect_logging.AsyncInspectHandler"}}, and "inspect" at the root'
 )
+
+
+_serials: Final = itertools.count(1)
+
+
+class Unheard:
+    """Says in the log, once, why no span comes from `sources`, where they are inspectors that the logging of this
+    process feeds, and the reason can be seen. `what`: what the reason is for, "a page without any span was asked for".
+    """
+
+    __slots__ = ("_serial", "_sources", "_what")
+
+    def __init__(self, what: str, sources: Sequence[Any]) -> None:
+        self._what = what
+        self._serial = next(_serials)
+        self._sources = sources if all(getattr(one, "first_hand", False) for one in sources) else ()
+
+    def tell(self) -> None:
+        """To be called when there was no span."""
+        why = why_unheard(self._sources) if self._sources else ""
+        if why:
+            self._sources = ()
+            warn_once("no span", str(self._serial), "%s: %s", self._what, why)
 
 
 def why_unheard(inspectors: Sequence[Any]) -> str:

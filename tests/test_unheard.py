@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace.export import SpanExportResult
 from prometheus_client import generate_latest
 
-from asyncinspect_logging import AsyncInspectHandler, Inspector
+from asyncinspect_logging import AsyncInspectHandler, Inspector, span
 from asyncinspect_logging.errors import ConfigError
+from asyncinspect_logging.exporters.opentelemetry import OtelExporter
 from asyncinspect_logging.exporters.prometheus import PrometheusExporter
+from asyncinspect_logging.exporters.statsd import StatsdExporter
 
 #: Runs each setup of argv, and what goes before the page, in a child of its own: the imports take most of the time.
 PROGRAM = """
-import json, logging, logging.config, logging.handlers, os, queue, structlog, sys, urllib.request
+import gc, json, logging, logging.config, logging.handlers, os, queue, structlog, sys, urllib.request
 from asyncinspect_logging import AsyncInspectHandler, AsyncInspectProcessor, Inspector, span
 from asyncinspect_logging.exporters.prometheus import PrometheusExporter
 
@@ -25,6 +30,7 @@ HANDLER = {"inspect": {"class": "asyncinspect_logging.AsyncInspectHandler"}}
 
 def service(setup, spans):
     exec(setup, globals())
+    gc.collect()  # a handler that nobody has any more is gone at once, and not when it happens
     if spans:
         with span("job"):
             pass
@@ -124,6 +130,56 @@ def test_other_scrapes_of_the_registry_are_told_too(caplog: pytest.LogCaptureFix
     generate_latest(exporter.registry)
     generate_latest(exporter.registry)
     assert ["no AsyncInspectHandler is in the logging config" in message for message in caplog.messages] == [True]
+
+
+class Kept:
+    """A SpanExporter of the SDK's."""
+
+    def export(self, spans: Sequence[object]) -> SpanExportResult:
+        return SpanExportResult.SUCCESS
+
+    def shutdown(self) -> None:
+        pass
+
+
+def statsd(inspector: Inspector) -> tuple[StatsdExporter, Callable[[], object]]:
+    exporter = StatsdExporter(inspector, "127.0.0.1:9")
+    return exporter, exporter.export
+
+
+def otlp(inspector: Inspector) -> tuple[OtelExporter, Callable[[], object]]:
+    exporter = OtelExporter("shop", inspector, span_exporter=Kept())  # type: ignore[arg-type]
+    return exporter, exporter.flush
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [(statsd, "metrics without any span were sent to 127.0.0.1:9"), (otlp, "there was no span to be exported to Kept")],
+)
+def test_exporters_that_have_nothing_to_send_say_why(
+    make: Callable[[Inspector], tuple[Any, Callable[[], object]]], what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, and not where a handler feeds them."""
+    exporter, export = make(Inspector())
+    with exporter:
+        assert caplog.messages == []
+        export()
+        export()
+        told = [message for message in caplog.messages if message.startswith(f"{what}: ")]
+        assert ["no AsyncInspectHandler is in the logging config" in message for message in told] == [True]
+    caplog.clear()
+    handler = AsyncInspectHandler(inspector := Inspector())
+    logging.getLogger().addHandler(handler)
+    try:
+        exporter, export = make(inspector)
+        with exporter:
+            export()
+            with span("job"):
+                pass
+            export()
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert [message for message in caplog.messages if what in message] == []
 
 
 @pytest.mark.parametrize("wrong", [AsyncInspectHandler, {}, "default"])

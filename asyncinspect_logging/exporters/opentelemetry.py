@@ -13,6 +13,7 @@ from ..diagnostics import warn_once
 from ..errors import ConfigError, MissingExtraError
 from ..process import after_fork, at_exit
 from ..stacktraces import keep as keep_stacktraces
+from ..unheard import Unheard
 
 try:
     from opentelemetry import context as otel_context
@@ -165,8 +166,10 @@ class OtelExporter:
         self._finished: Finished | None = None
         if inspector is not None and not callable(getattr(inspector, "finished", None)):
             raise ConfigError(f"inspector={inspector!r} is no Inspector; an address is given as endpoint=")
+        source: Any = _default_inspector() if inspector is None else inspector
+        self._unheard = Unheard(f"there was no span to be exported to {self.endpoint}", [source])
         if not self.disabled:
-            self._finished = (_default_inspector() if inspector is None else inspector).finished(self._batching.queue)
+            self._finished = source.finished(self._batching.queue)
         self._undo: list[Callable[[], None]] = []
         if not self.disabled:
             self._undo += [_bridge()] if bridge else []
@@ -305,11 +308,14 @@ class OtelExporter:
 
     def _deliver(self, until: float | None = None, stop: threading.Event | None = None) -> int:
         delivered = self._delivery.run(until, stop)
-        lost = self.drops["queue_full"]
+        drops = self.drops
+        lost = drops["queue_full"]
         if lost:
             message = "tasks finish faster than %s takes them: %d found no room and are dropped, further ones are only "
             message += "counted in drops; export more often, or make queue_size (%d) larger"
             warn_once("otlp queue full", self.endpoint, message, self.endpoint, lost, self._batching.queue)
+        if not (self.exported or self.waiting or self.unsampled or any(drops.values())):
+            self._unheard.tell()
         return delivered
 
     def _take(self, count: int) -> list[Any]:

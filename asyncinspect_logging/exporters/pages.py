@@ -17,6 +17,7 @@ from prometheus_client.openmetrics import exposition as openmetrics_exposition
 from .. import clock
 from ..diagnostics import warn_once
 from ..snapshot import Snapshot
+from ..unheard import Unheard
 from .exemplars import Exemplars, Found
 from .exposition import Renderer
 
@@ -110,7 +111,7 @@ class Page:
 class PageMaker:
     """Makes the pages of `registry`, one of whose collectors collects by the `collect` here: the families of `source`.
 
-    `why_empty` is asked when a scrape gets no span; what it says is logged, once.
+    `unheard` is told of a scrape that gets no span.
     A page is served again for `interval` seconds. `errors` counts the pages that could not be made; the first failure
     after a success is logged.
     """
@@ -122,10 +123,10 @@ class PageMaker:
         registry: CollectorRegistry,
         interval: float,
         exemplars: Exemplars | None = None,
-        why_empty: Callable[[], str] | None = None,
+        unheard: Unheard | None = None,
     ) -> None:
         self.interval = interval
-        self._why_empty = why_empty
+        self._unheard = unheard
         self._exemplars = exemplars
         #: Seconds between the calls of an updater, or 0: then a page may be as old as the next call may be late.
         self.updated_every = 0.0
@@ -213,10 +214,8 @@ class PageMaker:
             return page.packed(openmetrics=openmetrics) if compress else page.text(openmetrics=openmetrics)
 
     def _tell_why(self) -> None:
-        why = "" if self._why_empty is None else self._why_empty()
-        if why:
-            self._why_empty = None
-            warn_once("empty page", str(self._serial), "a page of metrics without any span was asked for: %s", why)
+        if self._unheard is not None:
+            self._unheard.tell()
 
     @property
     def _life(self) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
@@ -18,7 +17,7 @@ from ..errors import ConfigError
 from ..feeding import is_fed
 from ..process import after_fork
 from ..snapshot import Snapshot
-from ..unheard import why_unheard
+from ..unheard import Unheard
 from . import scrape
 from .bounded import Bounded
 from .combine import combine
@@ -66,13 +65,6 @@ def _endings(source: Any) -> list[Callable[[], Iterable[Any]]]:
     """What gives the newest finished tasks of an inspector, or of each of several."""
     sources: Sequence[Any] = source.sources if isinstance(source, _Sum) else [source]
     return [one.endings for one in sources if callable(getattr(one, "endings", None))]
-
-
-def _why_empty(sources: Sequence[Any]) -> Callable[[], str] | None:
-    """What says why no span would come, of inspectors that are fed by the logging of this process."""
-    if not all(getattr(one, "first_hand", False) for one in sources):
-        return None
-    return partial(why_unheard, sources)
 
 
 def _default_inspector() -> Source:
@@ -163,8 +155,8 @@ class PrometheusExporter:
         #: The registry that holds this exporter; metrics registered there appear on its pages too.
         self.registry: CollectorRegistry = CollectorRegistry() if registry is None else registry
         # Where many processes share their counts, others may be those that have the handlers.
-        why_empty = None if self._shared else _why_empty(self._sources())
-        self._pages = PageMaker(source, self._renderer, self.registry, interval, examples, why_empty)
+        unheard = None if self._shared else Unheard("a page of metrics without any span was asked for", self._sources())
+        self._pages = PageMaker(source, self._renderer, self.registry, interval, examples, unheard)
         self._bounded = Bounded(self._pages, limit)
         self._servers: list[MetricsServer] = []
         self._updater: Updater | None = None

@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 from ..diagnostics import warn_once
 from ..errors import ConfigError
 from ..process import after_fork, at_exit
+from ..unheard import Unheard
 from .families import DURATIONS, FAMILIES, Family
 from .options import check_seconds
 from .statsd_lines import Dialect, Lines, Shape, lines_of, packets
@@ -105,6 +106,7 @@ class StatsdExporter:
         self._limit = max_waiting
         self._source = _default_inspector() if inspector is None else inspector
         self._finished = None if durations is None else _finished_of(self._source, max_waiting)
+        self._unheard = Unheard(f"metrics without any span were sent to {target}", [self._source])
         #: Packets that could not be sent.
         self.errors = 0
         self._dropped = 0
@@ -193,6 +195,8 @@ class StatsdExporter:
 
     def _export(self) -> int:
         snapshot = self._source.snapshot(tasks=False)
+        if not snapshot.names:
+            self._unheard.tell()
         counts = list(self._counts(snapshot))
         sent = 0
         for packet, size in packets((count.line for count in counts), self._packet):
