@@ -158,6 +158,7 @@ def test_arq_on_redis(redis: int, listen: Any) -> None:
         assert sent is not None
         result = await sent.result(timeout=5)
         await worker.close()
+        await pool.connection_pool.disconnect()
         return sender.id, result
 
     sender, result = asyncio.run(main())
@@ -225,6 +226,8 @@ def test_arq_tries_again_aborts_and_runs_by_the_clock(redis: int, listen: Any) -
         assert await sent["aborted"].abort(timeout=10, poll_delay=0.01)
         await worker.close()
         await asyncio.wait([working])
+        # What the worker did on its way out, after its own closing of connections, may have opened one again.
+        await pool.connection_pool.disconnect()
         return result
 
     assert asyncio.run(main()) == 3
