@@ -224,6 +224,15 @@ def test_what_went_wrong_in_a_soak_is_told(load: Any) -> None:
     ]
 
 
+def test_the_soak_that_is_kept_had_no_troubles() -> None:
+    """Ten million spans, and nothing went wrong."""
+    kept = [json.loads(path.read_text("utf-8")) for path in sorted(BENCHMARKS.glob("soak-*.json"))]
+    assert kept
+    for soak in kept:
+        assert (soak["figures"]["troubles"], soak.get("troubles", [])) == (0, [])
+        assert soak["figures"]["spans"] >= 10_000_000
+
+
 def test_results_are_those_that_are_kept(load: Any) -> None:
     """RESULTS.md is made of the files beside it."""
     report = load("report")
