@@ -116,7 +116,7 @@ class FieldPolicy:
                         or " " in value
                         or "," in value
                         or ">" in value
-                        or "eyJ" in value
+                        or "%3" in value
                     ) and value not in clean:
                         fields[key] = self.text(value)
                 elif cls is int:

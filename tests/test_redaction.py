@@ -22,7 +22,7 @@ import pytest
 import structlog
 from click.testing import CliRunner
 from dogstatsd import Agent
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from otlp_receiver import Receiver
 from prometheus_client import CollectorRegistry
@@ -133,6 +133,8 @@ TEXTS = [
     (f"user%5Bpass%5D%5B%5D={SECRET}", f"user%5Bpass%5D%5B%5D={REDACTED}"),
     (f"/go?next=%2Fin%3Ftoken%3D{SECRET}&x=1", f"/go?next=%2Fin%3Ftoken%3D{REDACTED}&x=1"),
     (f"q=%7B%22password%22%3A%22{SECRET}%22%7D", f"q=%7B%22password%22%3A{REDACTED}"),
+    (f"password%20=%20{SECRET}", f"password%20=%20{REDACTED}"),
+    (f"q%5Bpassword%5D%3D{SECRET}", f"q%5Bpassword%5D%3D{REDACTED}"),
     (f"{{&quot;password&quot;:&quot;{SECRET} x&quot;}}", f"{{&quot;password&quot;:{REDACTED}}}"),
     (f'{{"password": b"""a"{SECRET}"""}}', f'{{"password": {REDACTED}}}'),
     (f"password = f'{SECRET}'", f"password = {REDACTED}"),
@@ -243,6 +245,24 @@ pieces = st.lists(
          "%3D", "%5B", "%5D", " -p", "mysql", "&quot;", "ghp_" + "a1" * 18, "-u a", "<![CDATA[", "|\n", "secret key"]
     ), max_size=20
 ).map("".join)  # fmt: skip
+
+
+short_pieces = st.lists(
+    st.sampled_from(
+        ["password", "pwd", "jwt", "a", "=", ":", " ", "://", "@", "'", '"', "(", ")", ",", "eyJhbG.", ".x", "<", ">",
+         "</", "->", "--", "%3D", "%3d", "%5B", "%5D", "[", "]", "x1", "&quot;"]
+    ), min_size=2, max_size=7
+).map("".join)  # fmt: skip
+
+
+@settings(max_examples=800)
+@given(short_pieces)
+@example("a%5Bpwd%5D%3Dx1")
+def test_at_a_glance(text: str) -> None:
+    """Of a short text that is a field's value, one look has to tell whether it may hold a secret."""
+    POLICY.apply({"x": ""})
+    if len(text) <= 36:
+        assert POLICY.apply({"x": text}) == {"x": POLICY.hide(text)}
 
 
 @settings(max_examples=400)
