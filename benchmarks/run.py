@@ -72,7 +72,7 @@ _OPTIONAL = {
     "starlette_exporter",
     "prometheus_fastapi_instrumentator",
 }
-_TIME_LIMIT = 240
+_TIME_LIMIT = 480
 
 
 def measure_group(group: str, quick: bool) -> dict[str, Any]:
