@@ -20,6 +20,7 @@ from asyncinspect_logging import clock
 from asyncinspect_logging.catalogue import DURATION_BOUNDS, LAG_BOUNDS, POLL_COUNT_BOUNDS, STEP_BOUNDS
 from asyncinspect_logging.config import Config
 from asyncinspect_logging.errors import ConfigError
+from asyncinspect_logging.exporters import families
 from asyncinspect_logging.exporters.prometheus import PrometheusExporter
 from asyncinspect_logging.inspector import Inspector
 from asyncinspect_logging.snapshot import Histogram, NameView, Snapshot
@@ -294,6 +295,23 @@ def test_interval_zero_makes_every_scrape_fresh(source, time):
         for expected in (5, 6, 7):
             source.spawned = expected
             assert job_total(fetch(server.url)) == expected
+
+
+def test_rights_that_a_process_gives_up(source, monkeypatch):
+    """What it could read when the exporter was made is on its pages after that; what it never could, fails none."""
+
+    def unreadable(name):
+        raise PermissionError(name)
+
+    try:
+        for read, shown in ((lambda name: "9.8.7", "9.8.7"), (unreadable, "unknown")):
+            families.version_of_package.cache_clear()
+            monkeypatch.setattr(families, "version", read)
+            exporter = PrometheusExporter(source)
+            monkeypatch.setattr(families, "version", unreadable)
+            assert f'async_inspect_build_info{{version="{shown}"}} 1.0' in exporter.gather()
+    finally:
+        families.version_of_package.cache_clear()
 
 
 @pytest.mark.parametrize(("interval", "kept"), [(0, False), (60, True)])

@@ -20,7 +20,7 @@ from ..histograms import cumulative
 from ..snapshot import Histogram, Snapshot
 from .combine import printable
 from .exemplars import Found
-from .families import DURATIONS, FAMILIES, Family, Group, Labels
+from .families import DURATIONS, FAMILIES, Family, Group, Labels, version_of_package
 
 __all__ = ["Renderer"]
 
@@ -179,6 +179,7 @@ class Renderer:
         name_label: str = "name",
         duration_bounds: tuple[float, ...] = DURATIONS.bounds,
     ) -> None:
+        version_of_package()
         self._forms = [
             _Form(family, name_label, duration_bounds if family is DURATIONS else family.bounds)
             for family in FAMILIES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from operator import attrgetter
 from typing import Any, Final, Literal, NamedTuple
 
@@ -79,9 +79,12 @@ def _blocked(snapshot: Snapshot) -> int:
 
 @cache
 def version_of_package() -> str:
+    """The version that is installed, or "unknown". To be asked before there is a page to be made: a process that gives
+    up its rights after that may not be able to read it any more.
+    """
     try:
         return version("asyncinspect-logging")
-    except PackageNotFoundError:  # run from a source tree that was never installed
+    except Exception:  # run from a source tree that was never installed, or not readable
         return "unknown"
 
 
