@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,15 +19,7 @@ if os.environ.get("PYTEST_XDIST_WORKER") and os.environ.get("COVERAGE_OF_WORKERS
     import coverage
 
     _coverage = coverage.Coverage(data_suffix=True)
-    _coverage.set_option("run:disable_warnings", ["trace-changed"])
     _coverage.start()
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_setup() -> None:
-        # A test that sets a trace function of its own, or has none left when the stack is full, ends the measuring.
-        if sys.gettrace() is None and not hasattr(sys, "monitoring"):
-            _coverage.stop()
-            _coverage.start()
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish() -> None:

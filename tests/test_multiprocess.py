@@ -441,14 +441,13 @@ def test_read_at_any_line_of_counting(tmp_path: Path, exporter: PrometheusExport
             await asyncio.sleep(0)
 
     loop = asyncio.new_event_loop()
-    before = sys.gettrace()
     try:
         sys.settrace(follow)
         for _ in range(2):
             spans(1)
             loop.run_until_complete(instrument(twice(), name="job"))
     finally:
-        sys.settrace(before)
+        sys.settrace(None)
         loop.close()
     assert len(seen) > 100
     for before, after in pairwise(seen):
